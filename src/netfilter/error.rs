@@ -1,42 +1,42 @@
-//! Why bytes could not be read.
+//! Errors of parsers.
 
 use std::fmt;
 
-/// What a parser makes of bytes.
+/// Result of a parser.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Bytes that are not what they should be.
+/// Bytes that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// They end too early.
     Cut {
-        /// What should be there.
+        /// What was expected.
         what: String,
-        /// Where, in bytes from the start of the part that was read.
+        /// Offset in bytes from the start of the part that was read.
         at: usize,
-        /// Bytes that it takes.
+        /// Bytes required.
         need: usize,
-        /// Bytes that there are.
+        /// Bytes available.
         have: usize,
     },
-    /// They hold something that they should not, or lack something.
+    /// Unexpected contents, or a missing part.
     Unexpected(String),
-    /// What it was that held them.
+    /// An error with its object.
     Within {
-        /// The object.
+        /// The object that contains the bytes.
         object: String,
-        /// What is wrong with it.
+        /// The error.
         error: Box<Error>,
     },
 }
 
 impl Error {
-    /// They hold something that they should not, or lack something.
+    /// Unexpected contents, or a missing part.
     pub fn unexpected(text: impl Into<String>) -> Self {
         Self::Unexpected(text.into())
     }
 
-    /// Puts the surrounding object in front.
+    /// Adds the object that contains the bytes.
     pub fn within(self, object: impl fmt::Display) -> Self {
         Self::Within { object: object.to_string(), error: Box::new(self) }
     }

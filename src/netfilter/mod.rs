@@ -1,10 +1,10 @@
-//! The bytes of netfilter: netlink, nf_tables, x_tables, ipset, conntrack.
+//! Parsers and writers for the binary interfaces of netfilter: netlink, nf_tables, x_tables, ipset, conntrack.
 //!
-//! Each message, expression, match and target is a type of its own, in a file of its own, with its bytes, the kernel's
-//! file and function, and the versions that were read. What is not known is kept with its bytes, so
-//! `emit(parse(bytes)) == bytes` for what a kernel writes. Parsers are total: any bytes give a value or an [`Error`].
+//! Each message, expression, match and target is a type in a file of its own, with its attributes or fields, the
+//! kernel's file and function, and the versions that were read. Unknown parts are kept as bytes, so `emit(parse(bytes))
+//! == bytes` for everything that a kernel writes. Parsers are total: any bytes give a value or an [`Error`].
 //!
-//! Nothing here asks a kernel or depends on the rest of the crate.
+//! Nothing here sends requests or depends on the rest of the crate.
 
 pub mod conntrack;
 pub mod error;

@@ -1,4 +1,4 @@
-//! `struct nfgenmsg`, which all messages of netfilter begin with.
+//! `struct nfgenmsg`, the header of all netfilter messages.
 //!
 //! `include/uapi/linux/netfilter/nfnetlink.h`.
 
@@ -8,9 +8,9 @@ use super::{Result, array};
 /// Length of `struct nfgenmsg`.
 pub const NFGENMSG: usize = 4;
 
-/// First message of a batch.
+/// Message that starts a batch.
 pub const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-/// Last message of a batch.
+/// Message that ends a batch.
 pub const NFNL_MSG_BATCH_END: u16 = 0x11;
 
 /// `struct nfgenmsg`
@@ -20,30 +20,30 @@ pub struct Nfgenmsg {
     pub family: u8,
     /// `NFNETLINK_V0`
     pub version: u8,
-    /// In network order: of nf_tables the lower 16 bits of the generation, of batches the subsystem.
+    /// Network byte order: for nf_tables the lower 16 bits of the generation, for batches the subsystem.
     pub res_id: u16,
 }
 
 impl Nfgenmsg {
-    /// The header, and what follows it.
+    /// Splits off the header.
     ///
     /// # Errors
-    /// It is cut off.
+    /// It is truncated.
     pub fn split(bytes: &[u8]) -> Result<(Self, &[u8])> {
         let [family, version, high, low] = array(bytes, 0, "nfgenmsg")?;
         Ok((Self { family, version, res_id: u16::from_be_bytes([high, low]) }, &bytes[NFGENMSG..]))
     }
 
-    /// The header, and the attributes that follow it.
+    /// Parses the header and the attributes after it.
     ///
     /// # Errors
-    /// It is cut off, or lacks something.
+    /// It is truncated, or lacks a required attribute.
     pub fn parse<'a, T: AttributeValue<'a>>(bytes: &'a [u8]) -> Result<(Self, T)> {
         let (header, rest) = Self::split(bytes)?;
         Ok((header, T::parse(rest)?))
     }
 
-    /// Writes it.
+    /// Writes the header.
     pub fn emit(&self, out: &mut MessageWriter) {
         out.bytes(&[self.family, self.version]);
         out.bytes(&self.res_id.to_be_bytes());

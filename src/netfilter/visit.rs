@@ -1,6 +1,6 @@
-//! What a field holds, for whoever changes messages by that: redaction.
+//! Visitors of message fields by meaning, used by redaction.
 //!
-//! `visit!` names what each field of a type holds; one that it does not name does not compile. What is not known is
+//! `visit!` states the meaning of each field of a type, and a field left out does not compile. Unknown bytes go to
 //! [`Visitor::unsupported`].
 
 use std::borrow::Cow;
@@ -9,29 +9,29 @@ use super::netlink::{AttributeList, BlockLayout, Nest, Text};
 use super::nftables::Expression;
 use super::nftables::expr::Expr;
 
-/// Fields that can be visited.
+/// Types with fields that can be visited.
 pub trait Visit {
-    /// Hands each field to the method that says what it holds.
+    /// Passes each field to the method for its meaning.
     fn visit<V: Visitor>(&mut self, visitor: &mut V);
 }
 
-/// What is done with a field, by what it holds. Registers are those that hold a value when the expression runs; they may become
-/// others.
+/// One method per meaning of a field. Registers are those with a value when the expression runs; a visitor may change
+/// them.
 pub trait Visitor: Sized {
     /// A number, a flag, or a name that identifies nobody.
     fn plain<T>(&mut self, _field: &mut T) {}
 
-    /// Fields of its own.
+    /// A value with fields of its own.
     fn nested<T: Visit>(&mut self, field: &mut T) {
         field.visit(self);
     }
 
-    /// What nobody needs, and may hold anything.
+    /// A value that nobody needs and that may contain anything.
     fn hidden<T: Zero>(&mut self, field: &mut T) {
         field.zero();
     }
 
-    /// Bytes of something that is not known.
+    /// Bytes of unknown meaning.
     fn unsupported(&mut self, bytes: &mut Cow<'_, [u8]>) {
         bytes.zero();
     }
@@ -42,7 +42,7 @@ pub trait Visitor: Sized {
     /// The name of a table.
     fn table(&mut self, name: &mut Text<'_>);
 
-    /// The name of a device, or what names of devices begin with.
+    /// Name or name prefix of a device.
     fn device(&mut self, name: &mut Text<'_>);
 
     /// The name of a chain.
@@ -51,67 +51,67 @@ pub trait Visitor: Sized {
     /// The name of a set, a map or an object.
     fn set(&mut self, name: &mut Text<'_>);
 
-    /// A text that people wrote.
+    /// A text written by people.
     fn comment(&mut self, text: &mut Text<'_>);
 
     /// `NFTA_*_USERDATA` of tables, chains and rules: type, length, value; a comment has type 0.
     fn user_data(&mut self, data: &mut Cow<'_, [u8]>);
 
-    /// Elements of this set of this table follow.
+    /// Announces elements of this set in this table.
     fn elements_of(&mut self, table: &[u8], set: &[u8]);
 
     /// A key of that set.
     fn key(&mut self, key: &mut Cow<'_, [u8]>);
 
-    /// What a map has for a key of that set.
+    /// A map's data for a key of that set.
     fn mapped(&mut self, data: &mut Cow<'_, [u8]>);
 
-    /// This map of this table has data of this type, as nft says (`NFTA_SET_DATA_TYPE`); a set has none.
+    /// nft's type of a map's data (`NFTA_SET_DATA_TYPE`); not called for sets.
     fn data_type(&mut self, table: &[u8], map: &[u8], kind: u32);
 
-    /// The first and the last address of a range, or the prefix of one, or one.
+    /// The ends of an address range, a prefix, or a single address.
     fn network(&mut self, first: &mut [u8], last: Option<&mut [u8]>, prefix_length: Option<u8>);
 
-    /// Expression number `at` of a rule.
+    /// The expression at index `at` of a rule.
     fn expression(&mut self, at: usize, expression: &mut Expression<'_>);
 
-    /// What `immediate` puts into a register.
+    /// The constant that `immediate` loads.
     fn constant(&mut self, value: &mut Cow<'_, [u8]>);
 
-    /// What a register is compared with (`NFT_CMP_*`).
+    /// The value that a register is compared with (`NFT_CMP_*`).
     fn compared(&mut self, register: &mut u32, operator: u32, value: &mut Cow<'_, [u8]>);
 
-    /// Which bits of a register stay.
+    /// The mask that is applied to a register.
     fn masked(&mut self, register: u32, mask: &mut Cow<'_, [u8]>);
 
-    /// What a register is combined with, bit by bit, or shifted by.
+    /// A value that a register is combined with bitwise, or shifted by.
     fn combined(&mut self, register: u32, value: &mut Cow<'_, [u8]>);
 
-    /// The ends of a range that a register may be in.
+    /// The ends of a range that a register is compared with.
     fn in_range(&mut self, register: &mut u32, from: &mut Cow<'_, [u8]>, to: &mut Cow<'_, [u8]>);
 
-    /// The name of a set in which what the registers from this one on hold is looked up, or to which it is added.
+    /// The name of a set, and the first register of the key that is looked up or added.
     fn looked_up(&mut self, register: &mut u32, set: &mut Text<'_>);
 
-    /// A register that is written to where this expression would load from, into `NFT_REG_1`.
+    /// A register whose value is written to the field that `field` would load into `NFT_REG_1`.
     fn stored(&mut self, register: &mut u32, field: &Expr<'_>);
 
-    /// A register that holds a number of so many bytes.
+    /// A register with a number of this many bytes.
     fn number(&mut self, register: &mut u32, length: usize);
 
-    /// A register that holds an address of this family (`NFPROTO_*`).
+    /// A register with an address of this family (`NFPROTO_*`).
     fn address_in(&mut self, register: &mut u32, family: u32);
 
-    /// Registers that hold the first and the last address that a packet may get.
+    /// Registers with the first and last address of a translation.
     fn translated(&mut self, family: u32, min: Option<&mut u32>, max: Option<&mut u32>);
 
-    /// An extension of x_tables.
+    /// A match or target of x_tables.
     fn extension(&mut self, target: bool, name: &[u8], revision: &mut u32, info: &mut Cow<'_, [u8]>);
 }
 
-/// What can be made all zeros, of the same length.
+/// Types that can be zeroed without changing their length.
 pub trait Zero {
-    /// Does so.
+    /// Zeroes the value.
     fn zero(&mut self);
 }
 
@@ -152,7 +152,7 @@ impl<T: Visit> Visit for AttributeList<'_, T> {
     }
 }
 
-/// Says what each field of a block holds, by the method of [`Visitor`].
+/// Implements [`Visit`] for a block: the method of [`Visitor`] for each field.
 macro_rules! visit {
     ($name:ident { $($method:ident: [$($field:ident),*]),* $(,)? }) => {
         impl $crate::netfilter::Visit for $name<'_> {

@@ -1,4 +1,4 @@
-//! Entries of connection tracking: what follows `struct nfgenmsg` in the answers to a dump, and in a request for one.
+//! Conntrack entries: the attributes after `struct nfgenmsg` in the answers to a dump, and in a request with a filter.
 //!
 //! `net/netfilter/nf_conntrack_netlink.c`: `ctnetlink_fill_info`, `ctnetlink_dump_tuples`, `ctnetlink_alloc_filter`,
 //! `ctnetlink_parse_tuple_filter`; `nf_conntrack_proto_tcp.c`: `tcp_to_nlattr`; read in 5.4, 6.1, 6.12.
@@ -8,28 +8,28 @@ use std::borrow::Cow;
 use crate::netfilter::netlink::{AttributeValue, Emit, MessageWriter, Nest};
 use crate::netfilter::{Error, Result, Visit, Visitor};
 
-/// The subsystem of all of these.
+/// Subsystem of conntrack messages.
 pub const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW`: an entry.
 pub const IPCTNL_MSG_CT_NEW: u16 = 1 << 8;
-/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`: asks for entries.
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`: requests entries.
 pub const IPCTNL_MSG_CT_GET: u16 = 1 << 8 | 1;
 
-/// Bits of `CTA_STATUS` (`enum ip_conntrack_status`): another connection's helper expected it.
+/// Bit of `CTA_STATUS` (`enum ip_conntrack_status`): expected by another connection's helper.
 pub const IPS_EXPECTED: u32 = 1;
 /// Packets were seen in both directions.
 pub const IPS_SEEN_REPLY: u32 = 1 << 1;
-/// It is not dropped to make room.
+/// Not evicted by `early_drop`.
 pub const IPS_ASSURED: u32 = 1 << 2;
-/// Its source may be translated.
+/// Source NAT is set up.
 pub const IPS_SRC_NAT: u32 = 1 << 4;
-/// Its destination may be translated.
+/// Destination NAT is set up.
 pub const IPS_DST_NAT: u32 = 1 << 5;
-/// A flowtable has it.
+/// Offloaded to a flowtable.
 pub const IPS_OFFLOAD: u32 = 1 << 14;
 
-/// Bits of `CTA_FILTER_*_FLAGS`: which fields of a tuple are compared (`CTA_FILTER_F_*`).
+/// Bit of `CTA_FILTER_*_FLAGS`, which fields of a tuple are compared (`CTA_FILTER_F_*`): the source address.
 pub const CTA_FILTER_F_CTA_IP_SRC: u32 = 1;
 /// The destination address.
 pub const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
@@ -41,49 +41,49 @@ pub const CTA_FILTER_F_CTA_PROTO_SRC_PORT: u32 = 1 << 4;
 pub const CTA_FILTER_F_CTA_PROTO_DST_PORT: u32 = 1 << 5;
 
 crate::netfilter::attributes! {
-    /// An entry, or what entries are asked for.
+    /// An entry, or a filter for entries.
     Entry {
-        /// Packets of the connection, from the first one's sender
+        /// Tuple of packets in the original direction
         CTA_TUPLE_ORIG = 1 => original: Option<Tuple<'a>>,
-        /// Packets that answer them, as they arrive
+        /// Tuple of packets in the reply direction, as they arrive
         CTA_TUPLE_REPLY = 2 => reply: Option<Tuple<'a>>,
-        /// Zone of both directions; missing: 0
+        /// Zone of both directions; missing means 0
         CTA_ZONE = 18 => zone: Option<u16>,
         /// `IPS_*`
         CTA_STATUS = 3 => status: Option<u32>,
         /// Mark of the connection
         CTA_MARK = 8 => mark: Option<u32>,
-        /// Context of SELinux
+        /// SELinux context
         CTA_SECCTX = 19 => security: Option<Nest<'a>>,
-        /// A number of its own
+        /// Unique id
         CTA_ID = 12 => id: Option<u32>,
-        /// References
+        /// Reference count
         CTA_USE = 11 => references: Option<u32>,
-        /// The connection that expected it
+        /// Tuple of the master connection that expected it
         CTA_TUPLE_MASTER = 14 => master: Option<Nest<'a>>,
         /// Adjusted sequence numbers
         CTA_SEQ_ADJ_ORIG = 15 => adjusted_original: Option<Nest<'a>>,
         /// Adjusted sequence numbers
         CTA_SEQ_ADJ_REPLY = 16 => adjusted_reply: Option<Nest<'a>>,
-        /// Sequence numbers of a SYN proxy
+        /// Sequence numbers of SYNPROXY
         CTA_SYNPROXY = 24 => synproxy: Option<Nest<'a>>,
-        /// Seconds until it is dropped, if no packet comes
+        /// Seconds until it expires, unless another packet refreshes it
         CTA_TIMEOUT = 7 => timeout: Option<u32>,
-        /// State of the protocol
+        /// Protocol state
         CTA_PROTOINFO = 4 => protocol: Option<ProtocolInfo<'a>>,
         /// Packets and bytes
         CTA_COUNTERS_ORIG = 9 => counters_original: Option<Nest<'a>>,
         /// Packets and bytes
         CTA_COUNTERS_REPLY = 10 => counters_reply: Option<Nest<'a>>,
-        /// When it began
+        /// Start time
         CTA_TIMESTAMP = 20 => timestamp: Option<Nest<'a>>,
-        /// Its helper
+        /// Conntrack helper
         CTA_HELP = 5 => helper: Option<Nest<'a>>,
         /// Labels
         CTA_LABELS = 22 => labels: Option<Cow<'a, [u8]>>,
-        /// Which fields of the tuples entries are asked for by (since Linux 5.8; before, it is ignored)
+        /// Tuple fields that a request filters by (since Linux 5.8; ignored before)
         CTA_FILTER = 25 => filter: Option<Filter<'a>>,
-        /// Which bits of the status entries are asked for by (since Linux 5.15; before, it is ignored)
+        /// Status bits that a request filters by (since Linux 5.15; ignored before)
         CTA_STATUS_MASK = 26 => status_mask: Option<u32>,
     }
 }
@@ -112,7 +112,7 @@ crate::netfilter::attributes! {
         CTA_TUPLE_IP = 1 => addresses: Option<Addresses<'a>>,
         /// Protocol and ports
         CTA_TUPLE_PROTO = 2 => protocol: Option<Protocol<'a>>,
-        /// Zone of this direction alone
+        /// Zone of this direction only
         CTA_TUPLE_ZONE = 3 => zone: Option<u16>,
     }
 }
@@ -120,7 +120,7 @@ crate::netfilter::attributes! {
 crate::netfilter::visit!(Tuple { plain: [zone], nested: [addresses, protocol] });
 
 crate::netfilter::attributes! {
-    /// Addresses of one direction: of IPv4 or of IPv6.
+    /// Addresses of one direction, of one family.
     Addresses {
         /// Source
         CTA_IP_V4_SRC = 1 => v4_source: Option<Cow<'a, [u8]>>,
@@ -150,7 +150,7 @@ crate::netfilter::attributes! {
         CTA_PROTO_NUM = 1 => number: Option<u8>,
         /// Source port of TCP, UDP, UDP-Lite, SCTP, DCCP
         CTA_PROTO_SRC_PORT = 2 => source_port: Option<u16>,
-        /// Destination port of these
+        /// Destination port of the same protocols
         CTA_PROTO_DST_PORT = 3 => destination_port: Option<u16>,
         /// Identifier of ICMP
         CTA_PROTO_ICMP_ID = 4 => icmp_id: Option<u16>,
@@ -172,7 +172,7 @@ crate::netfilter::visit!(Protocol {
 });
 
 crate::netfilter::attributes! {
-    /// State of a protocol.
+    /// Protocol state.
     ProtocolInfo {
         /// Of TCP
         CTA_PROTOINFO_TCP = 1 => tcp: Option<TcpInfo<'a>>,
@@ -186,24 +186,24 @@ crate::netfilter::attributes! {
 crate::netfilter::visit!(ProtocolInfo { nested: [tcp], hidden: [dccp, sctp] });
 
 crate::netfilter::attributes! {
-    /// State of a connection over TCP.
+    /// State of a TCP connection.
     TcpInfo {
         /// `enum tcp_conntrack`
         CTA_PROTOINFO_TCP_STATE = 1 => state: Option<u8>,
-        /// Scale of the window
+        /// Window scale
         CTA_PROTOINFO_TCP_WSCALE_ORIGINAL = 2 => scale_original: Option<u8>,
-        /// Scale of the window
+        /// Window scale
         CTA_PROTOINFO_TCP_WSCALE_REPLY = 3 => scale_reply: Option<u8>,
-        /// Flags and their mask
+        /// Flags and mask
         CTA_PROTOINFO_TCP_FLAGS_ORIGINAL = 4 => flags_original: Option<u16>,
-        /// Flags and their mask
+        /// Flags and mask
         CTA_PROTOINFO_TCP_FLAGS_REPLY = 5 => flags_reply: Option<u16>,
     }
 }
 
 crate::netfilter::visit!(TcpInfo { plain: [state, scale_original, scale_reply, flags_original, flags_reply] });
 
-/// A number in the byte order of the machine.
+/// A number in host byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HostOrder(pub u32);
 
@@ -221,11 +221,11 @@ impl Emit for HostOrder {
 }
 
 crate::netfilter::attributes! {
-    /// Which fields of the tuples of a request count: `CTA_FILTER_F_*`. Both have to be there.
+    /// Tuple fields that a request filters by: `CTA_FILTER_F_*`. Both directions are required.
     Filter {
-        /// Of the original direction
+        /// Original direction
         CTA_FILTER_ORIG_FLAGS = 1 => original: Option<HostOrder>,
-        /// Of the answers
+        /// Reply direction
         CTA_FILTER_REPLY_FLAGS = 2 => reply: Option<HostOrder>,
     }
 }

@@ -1,4 +1,4 @@
-//! Counters of connection tracking: one message a CPU, whose number stands in `nfgenmsg.res_id`.
+//! Conntrack counters: one message per CPU, with its number in `nfgenmsg.res_id`.
 //!
 //! `net/netfilter/nf_conntrack_netlink.c`: `ctnetlink_ct_stat_cpu_fill_info`, read in 5.4, 6.1, 6.12.
 
@@ -6,27 +6,27 @@
 pub const IPCTNL_MSG_CT_GET_STATS_CPU: u16 = 1 << 8 | 4;
 
 crate::netfilter::attributes! {
-    /// Counters of one CPU since it was first used. What kernels before 5.10 had beside them is not known.
+    /// Counters of one CPU. Further attributes of kernels before 5.10 are unknown.
     CpuStats {
-        /// Packets whose connection was found, other than by the hash of the packet itself
+        /// Candidate NAT tuples that were already in use (`nf_conntrack_tuple_taken`)
         CTA_STATS_FOUND = 2 => found: Option<u32>,
         /// Packets that cannot be tracked
         CTA_STATS_INVALID = 4 => invalid: Option<u32>,
-        /// Connections that were put into the table
+        /// Entries inserted into the table
         CTA_STATS_INSERT = 8 => insert: Option<u32>,
-        /// Those that could not be, because another one had the tuple
+        /// Entries not inserted because of a clash
         CTA_STATS_INSERT_FAILED = 9 => insert_failed: Option<u32>,
-        /// Packets dropped because there was no room
+        /// Packets dropped for lack of room or memory
         CTA_STATS_DROP = 10 => drop: Option<u32>,
-        /// Connections that were dropped to make room
+        /// Entries evicted to make room
         CTA_STATS_EARLY_DROP = 11 => early_drop: Option<u32>,
-        /// Broken packets
+        /// Malformed packets
         CTA_STATS_ERROR = 12 => error: Option<u32>,
-        /// Searches that began anew because the table changed
+        /// Lookups restarted because the table changed
         CTA_STATS_SEARCH_RESTART = 13 => search_restart: Option<u32>,
-        /// Clashes that were resolved (since Linux 5.10)
+        /// Clashes resolved (since Linux 5.10)
         CTA_STATS_CLASH_RESOLVE = 14 => clash_resolve: Option<u32>,
-        /// Connections that were not put into a chain that was too long (since Linux 5.15)
+        /// Entries not inserted because the hash chain was too long (since Linux 5.15)
         CTA_STATS_CHAIN_TOOLONG = 15 => chain_toolong: Option<u32>,
     }
 }

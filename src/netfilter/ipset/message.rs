@@ -1,8 +1,8 @@
-//! Messages of ipset: what follows `struct nfgenmsg`, of requests and of answers.
+//! ipset messages: the attributes after `struct nfgenmsg`, in requests and answers.
 //!
 //! `net/netfilter/ipset/ip_set_core.c`: `ip_set_dump_do`, `ip_set_header`, `ip_set_byindex`, `ip_set_protocol`,
-//! `call_ad`; `ip_set_hash_gen.h`: `mtype_head`, `mtype_list`; read in 5.4, 6.1, 6.12. Blocks are flagged
-//! (`NLA_F_NESTED`), and so are numbers of more than one byte (`NLA_F_NET_BYTEORDER`); of addresses only those of requests.
+//! `call_ad`; `ip_set_hash_gen.h`: `mtype_head`, `mtype_list`; read in 5.4, 6.1, 6.12. Nested attributes have
+//! `NLA_F_NESTED`, and multi-byte numbers `NLA_F_NET_BYTEORDER`; of addresses only those in requests.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::netfilter::netlink::{AttributeValue, Emit, MessageWriter, Nest, Text, attributes};
 use crate::netfilter::{Result, Visit, Visitor};
 
-/// Visits a block that is parsed on demand; of one that is broken nothing stays.
+/// Visits a nested block that is parsed on demand; a malformed one is zeroed.
 macro_rules! visit_block {
     ($type:ident, $block:expr, $visitor:expr) => {{
         let bytes = $block.to_vec();
@@ -26,21 +26,21 @@ macro_rules! visit_block {
 crate::netfilter::attributes! {
     /// Any message.
     IpsetMessage {
-        /// Version of all this
+        /// Protocol version
         IPSET_ATTR_PROTOCOL = 1 => protocol: u8,
         /// Name of the set
         IPSET_ATTR_SETNAME = 2 => set: Option<Text<'a>>,
         /// Name of its type: `hash:ip,port`
         IPSET_ATTR_TYPENAME = 3 => kind: Option<Text<'a>>,
-        /// `NFPROTO_*`; 0 where the type has no addresses
+        /// `NFPROTO_*`; 0 if the type has no addresses
         IPSET_ATTR_FAMILY = 5 => family: Option<u8>,
         /// Revision of the type
         IPSET_ATTR_REVISION = 4 => revision: Option<u8>,
-        /// Number of the set, by which rules name it
+        /// Index of the set, which rules contain
         IPSET_ATTR_INDEX = 11 => index: Option<u16>,
-        /// `IPSET_FLAG_*` of commands
+        /// `IPSET_FLAG_*` of the command
         IPSET_ATTR_FLAGS = 6 => flags: Option<u32>,
-        /// Of lists [`IpsetHeader`], of tests [`IpsetElement`]
+        /// [`IpsetHeader`] in lists, [`IpsetElement`] in tests
         IPSET_ATTR_DATA = 7 => data: Option<Nest<'a>>,
         /// See [`IpsetMessage::elements`]
         IPSET_ATTR_ADT = 8 => adt: Option<Nest<'a>>,
@@ -75,7 +75,7 @@ impl IpsetMessage<'_> {
     /// Elements of the set.
     ///
     /// # Errors
-    /// A broken one.
+    /// A malformed element.
     pub fn elements(&self) -> Result<Vec<IpsetElement<'_>>> {
         let block = self.adt.as_ref().map(|adt| adt.0.as_ref()).unwrap_or_default();
         attributes(block, "IPSET_ATTR_ADT").map(|element| AttributeValue::parse(element?.body)).collect()
@@ -83,15 +83,15 @@ impl IpsetMessage<'_> {
 }
 
 crate::netfilter::attributes! {
-    /// How a set was made, and what is in it.
+    /// Creation parameters and size of a set.
     IpsetHeader {
-        /// Bits of an address that count, from the first
+        /// Prefix length that addresses are masked with
         IPSET_ATTR_NETMASK = 20 => netmask: Option<u8>,
-        /// Bits of marks that are looked up
+        /// Mask for marks
         IPSET_ATTR_MARKMASK = 11 => markmask: Option<u32>,
-        /// Bits of an address that count: see [`IpsetAddress`]
+        /// Mask for addresses: see [`IpsetAddress`]
         IPSET_ATTR_BITMASK = 12 => bitmask: Option<Nest<'a>>,
-        /// How many elements it has (since Linux 4.9)
+        /// Number of elements (since Linux 4.9)
         IPSET_ATTR_ELEMENTS = 24 => elements: Option<u32>,
     }
 }
@@ -103,25 +103,25 @@ crate::netfilter::attributes! {
     IpsetElement {
         /// The address, or the first of a range
         IPSET_ATTR_IP = 1 => ip: Option<IpsetAddress<'a>>,
-        /// The last of it
+        /// The last address
         IPSET_ATTR_IP_TO = 2 => ip_to: Option<IpsetAddress<'a>>,
         /// The port, or the first of a range
         IPSET_ATTR_PORT = 4 => port: Option<u16>,
-        /// The last of it
+        /// The last port
         IPSET_ATTR_PORT_TO = 5 => port_to: Option<u16>,
-        /// Length of the prefix
+        /// Prefix length
         IPSET_ATTR_CIDR = 3 => cidr: Option<u8>,
         /// `IPPROTO_*` of the port
         IPSET_ATTR_PROTO = 7 => proto: Option<u8>,
         /// The second address, or the first of a range
         IPSET_ATTR_IP2 = 20 => ip2: Option<IpsetAddress<'a>>,
-        /// The last of it
+        /// The last second address
         IPSET_ATTR_IP2_TO = 22 => ip2_to: Option<IpsetAddress<'a>>,
-        /// Length of its prefix
+        /// Prefix length of the second address
         IPSET_ATTR_CIDR2 = 21 => cidr2: Option<u8>,
-        /// The mark, of which only the set's bits count
+        /// The mark, masked with the set's mask
         IPSET_ATTR_MARK = 10 => mark: Option<u32>,
-        /// The other set that it is, in a list of sets
+        /// Name of the member set, in a `list:set`
         IPSET_ATTR_NAME = 18 => name: Option<Text<'a>>,
         /// Name of a device
         IPSET_ATTR_IFACE = 23 => iface: Option<Text<'a>>,
@@ -163,7 +163,7 @@ impl Visit for IpsetElement<'_> {
     }
 }
 
-/// An address, or the first and the last of a range, as numbers.
+/// An address, or the ends of a range, as numbers.
 fn visit_network<T: Copy, V: Visitor, const N: usize>(
     first: &mut Option<T>,
     last: &mut Option<T>,
@@ -191,7 +191,7 @@ crate::netfilter::attributes! {
 }
 
 impl IpsetAddress<'_> {
-    /// Nothing if it is of neither family.
+    /// The address; `None` if of neither family.
     pub fn address(&self) -> Option<IpAddr> {
         let v6 = || self.ipv6.map(|bits| Ipv6Addr::from_bits(bits).into());
         self.ipv4.map(|bits| Ipv4Addr::from_bits(bits).into()).or_else(v6)

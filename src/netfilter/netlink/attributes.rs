@@ -1,12 +1,12 @@
-//! Attributes: `struct nlattr`, one behind the other, and blocks of them to be read by number.
+//! Attributes: sequences of `struct nlattr`, and access to them by type.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::netfilter::{Error, Result, array};
 
-/// `NLA_F_NESTED`: attributes within this one.
+/// `NLA_F_NESTED`: contains attributes.
 pub const NLA_F_NESTED: u16 = 1 << 15;
-/// `NLA_F_NET_BYTEORDER`: a number in network order.
+/// `NLA_F_NET_BYTEORDER`: a big-endian number.
 pub const NLA_F_NET_BYTEORDER: u16 = 1 << 14;
 /// `NLA_TYPE_MASK`
 const NLA_TYPE_MASK: u16 = !(NLA_F_NESTED | NLA_F_NET_BYTEORDER);
@@ -18,11 +18,11 @@ pub struct Attribute<'a> {
     pub kind: u16,
     /// `NLA_F_*` of `nla_type`.
     pub flags: u16,
-    /// What follows the header.
+    /// Payload after the header.
     pub body: &'a [u8],
 }
 
-/// The attributes of a block, in order; `what` names it in errors. After an error there are no more.
+/// The attributes of a block, in order; `what` names it in errors. Ends after an error.
 pub fn attributes<'a>(bytes: &'a [u8], what: &'static str) -> impl Iterator<Item = Result<Attribute<'a>>> {
     Split { rest: bytes, what }
 }
@@ -76,7 +76,7 @@ impl<'a> Attributes<'a> {
         Ok(Self { what, list })
     }
 
-    /// Splits what follows a fixed header of `header` bytes.
+    /// Splits the attributes after a fixed header of `header` bytes.
     pub fn after(bytes: &'a [u8], header: usize, what: &'static str) -> Result<Self> {
         let rest = bytes.get(header..).ok_or_else(|| {
             Error::unexpected(format!("{what}: need a header of {header} bytes, have {}", bytes.len()))
@@ -89,7 +89,7 @@ impl<'a> Attributes<'a> {
         self.list.iter()
     }
 
-    /// The payload of an attribute; the last one wins, as in the kernel's `nla_parse`.
+    /// Payload of an attribute; the last one counts, as in the kernel's `nla_parse`.
     pub fn get(&self, kind: u16) -> Option<&'a [u8]> {
         self.list.iter().rev().find(|attribute| attribute.kind == kind).map(|attribute| attribute.body)
     }
@@ -109,32 +109,32 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// A byte.
+    /// One byte.
     pub fn u8(&self, kind: u16) -> Result<Option<u8>> {
         Ok(self.fixed::<1>(kind)?.map(|[byte]| byte))
     }
 
-    /// Host order, 16 bits.
+    /// 16 bits, host byte order.
     pub fn u16(&self, kind: u16) -> Result<Option<u16>> {
         Ok(self.fixed(kind)?.map(u16::from_ne_bytes))
     }
 
-    /// Network order, 16 bits.
+    /// 16 bits, network byte order.
     pub fn be16(&self, kind: u16) -> Result<Option<u16>> {
         Ok(self.fixed(kind)?.map(u16::from_be_bytes))
     }
 
-    /// Host order, 32 bits.
+    /// 32 bits, host byte order.
     pub fn u32(&self, kind: u16) -> Result<Option<u32>> {
         Ok(self.fixed(kind)?.map(u32::from_ne_bytes))
     }
 
-    /// Two 16-bit numbers in network order.
+    /// Two 16-bit numbers, network byte order.
     pub fn be16_pair(&self, kind: u16) -> Result<Option<(u16, u16)>> {
         Ok(self.fixed::<4>(kind)?.map(|[a, b, c, d]| (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))))
     }
 
-    /// An address, whose family its length tells.
+    /// An address, whose length determines its family.
     pub fn address(&self, kind: u16) -> Result<Option<IpAddr>> {
         let Some(body) = self.get(kind) else { return Ok(None) };
         address(body).map(Some).ok_or_else(|| {
@@ -161,7 +161,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 
 /// Appends an attribute with its padding.
 pub fn put(out: &mut Vec<u8>, kind: u16, body: &[u8]) {
-    // Requests are built here from bounded values; none comes near 64 KiB.
+    // Requests are built from bounded values, far below 64 KiB.
     let length = u16::try_from(body.len() + 4).unwrap_or(u16::MAX);
     out.extend(length.to_ne_bytes());
     out.extend(kind.to_ne_bytes());

@@ -1,5 +1,5 @@
-//! Types that are blocks of attributes, made by [`attributes!`](crate::netfilter::attributes): they keep what they do not know, so that
-//! the bytes that they are written to are those that they were read from.
+//! Structs for blocks of attributes, declared by [`attributes!`](crate::netfilter::attributes). They keep unknown
+//! attributes, flags and order, so that writing one gives the bytes that it was parsed from.
 
 use std::borrow::Cow;
 
@@ -8,21 +8,21 @@ use super::value::{AttributeValue, Emit};
 use super::writer::MessageWriter;
 use crate::netfilter::{Error, Result};
 
-/// A field of a block: a value that has to be there, or an `Option` of one.
+/// A field of a block: a required value, or an `Option`.
 pub trait Slot<'a>: Sized {
-    /// What the attribute holds.
+    /// Type of the attribute's value.
     type Value: AttributeValue<'a>;
 
-    /// From what was found; `name` is the attribute's.
+    /// From the value found; `name` is the attribute's.
     ///
     /// # Errors
-    /// It has to be there and is not.
+    /// A required attribute is missing.
     fn filled(found: Option<Self::Value>, name: &str) -> Result<Self>;
 
     /// The value, if there is one.
     fn get(&self) -> Option<&Self::Value>;
 
-    /// The same, to be changed.
+    /// The value, mutable.
     fn get_mut(&mut self) -> Option<&mut Self::Value>;
 }
 
@@ -65,7 +65,7 @@ impl<'a, T: AttributeValue<'a>> Slot<'a> for Option<T> {
     }
 }
 
-/// What the bytes of a block had beside the values of its fields.
+/// Properties of a parsed block other than the values of its fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BlockLayout<'a> {
     /// Of few blocks, and apart: blocks are moved often.
@@ -107,20 +107,20 @@ impl<'a> BlockLayout<'a> {
         self.flags |= attribute.flags & T::FLAGS;
     }
 
-    /// Whether there are attributes that are not known. Empty ones fill up (`NFTA_*_PAD`).
+    /// Whether there are unknown attributes. Empty ones are padding (`NFTA_*_PAD`).
     pub fn has_unknown(&self) -> bool {
         self.unknown().iter().any(|(.., body)| !body.is_empty())
     }
 
-    /// With the fields in this order.
+    /// A layout with fields in this order.
     pub fn in_order(order: &[u16]) -> Self {
         Self { unusual: Some(Box::new(Unusual { order: order.to_vec(), unknown: Vec::new() })), flags: 0 }
     }
 
-    /// Keeps the order of the fields of these types.
+    /// Records the order of the fields of these types.
     ///
     /// # Errors
-    /// A broken attribute.
+    /// A malformed attribute.
     pub fn keep_order(&mut self, bytes: &[u8], fields: &[u16]) -> Result<()> {
         let order = &mut self.unusual.get_or_insert_default().order;
         for attribute in super::attributes(bytes, "block") {
@@ -130,19 +130,19 @@ impl<'a> BlockLayout<'a> {
         Ok(())
     }
 
-    /// Begins to write a block that is laid out like this.
+    /// Starts to write a block with this layout.
     pub fn begin<'w>(&'w self, out: &'w mut MessageWriter) -> BlockWriter<'w, 'a> {
         BlockWriter { out, layout: self, place: 0, unknown: 0 }
     }
 
-    /// The types of the fields, in the order in which they are written: those that came first, then the others.
+    /// Types of the fields in the order of writing: recorded ones first, then the others.
     pub fn order<'l>(&'l self, fields: &'l [u16]) -> impl Iterator<Item = u16> + 'l {
         let first = self.unusual.as_ref().map_or(&[][..], |unusual| &unusual.order);
         first.iter().chain(fields.iter().filter(move |field| !first.contains(field))).copied()
     }
 }
 
-/// A block that is written.
+/// Writes a block.
 #[derive(Debug)]
 pub struct BlockWriter<'w, 'a> {
     out: &'w mut MessageWriter,
@@ -152,7 +152,7 @@ pub struct BlockWriter<'w, 'a> {
 }
 
 impl BlockWriter<'_, '_> {
-    /// An attribute that is known, and before it those that stand there and are not.
+    /// Writes a known attribute, after the unknown ones before it.
     pub fn put<T: Emit>(&mut self, kind: u16, value: &T) {
         self.unknown_before(self.place);
         let flags = (self.layout.flags | self.out.flags) & T::FLAGS;
@@ -170,14 +170,14 @@ impl BlockWriter<'_, '_> {
         }
     }
 
-    /// The rest.
+    /// Writes the remaining unknown attributes.
     pub fn end(mut self) {
         self.unknown_before(usize::MAX);
     }
 }
 
-/// A block of attributes as a struct: in the kernel's order, the name and number of each attribute, the field and its type.
-/// Fields that are no `Option` have to be there.
+/// Declares a block of attributes as a struct, in the kernel's order: name and number of each attribute, field and
+/// type. Fields other than `Option` are required.
 macro_rules! attributes {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $nla:ident = $number:literal => $field:ident: $type:ty,)* }) => {
         $(#[doc = concat!("`", stringify!($nla), "`: [`", stringify!($name), "::", stringify!($field), "`]")]
@@ -188,7 +188,7 @@ macro_rules! attributes {
         #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
         pub struct $name<'a> {
             $($(#[$inner])* #[doc = concat!("(`", stringify!($nla), "`)")] pub $field: $type,)*
-            /// What else its bytes had.
+            /// Further properties of the parsed bytes.
             pub layout: $crate::netfilter::netlink::BlockLayout<'a>,
         }
 
@@ -255,7 +255,7 @@ macro_rules! attributes {
 
 pub(crate) use attributes;
 
-/// Which of these types it is.
+/// Position of a type in this list.
 pub const fn rank(fields: &[u16], kind: u16) -> usize {
     let mut at = 0;
     while at < fields.len() && fields[at] != kind {

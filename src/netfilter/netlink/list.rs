@@ -1,19 +1,19 @@
-//! Attributes that hold a list.
+//! Attributes with a list of elements.
 
 use super::block::BlockLayout;
 use super::value::{AttributeValue, Emit};
 use super::writer::MessageWriter;
 use crate::netfilter::{Error, Result};
 
-/// `NFTA_LIST_ELEM`, and what other lists call the type of their elements.
+/// `NFTA_LIST_ELEM`; other lists use the same number for their elements.
 pub const NFTA_LIST_ELEM: u16 = 1;
 
-/// A list: one attribute an element.
+/// A list with one attribute per element.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AttributeList<'a, T> {
     /// The elements.
     pub elements: Vec<T>,
-    /// What is no element.
+    /// Everything but the elements.
     pub layout: BlockLayout<'a>,
 }
 

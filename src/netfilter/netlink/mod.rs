@@ -1,6 +1,6 @@
-//! Netlink: messages and attributes.
+//! Netlink messages and attributes.
 //!
-//! Kernel: `lib/nlattr.c`, `include/net/netlink.h`, `net/netlink/af_netlink.c`. Flags of messages come from neli.
+//! Kernel: `lib/nlattr.c`, `include/net/netlink.h`, `net/netlink/af_netlink.c`. Message flags come from neli.
 
 mod attributes;
 mod block;

@@ -1,7 +1,7 @@
-//! Numbers of rtnetlink by their names in `include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour,fib_rules}.h`.
+//! rtnetlink constants by their names in `include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour,fib_rules}.h`.
 //!
-//! They come from `linux-raw-sys`, which is made of the headers. neli's own are values of enums: they cannot stand in a
-//! pattern or a constant table, some are missing with musl, and those of VXLAN, Geneve and XDP altogether.
+//! Taken from `linux-raw-sys`, which is generated from the headers. neli has them as enums, which cannot be used in
+//! patterns or constant tables; some are missing with musl, and those of VXLAN, Geneve and XDP altogether.
 #![allow(missing_docs, reason = "the kernel's names")]
 
 use linux_raw_sys::netlink::{self, rtattr_type_t};
@@ -44,7 +44,7 @@ numbers! { rtattr_type_t:
     RTA_MARK RTA_PREF RTA_UID RTA_IP_PROTO RTA_DPORT RTA_NH_ID
 }
 
-/// `include/uapi/linux/pkt_cls.h`: kinds of filters, and which of their attributes is the list of their actions.
+/// `include/uapi/linux/pkt_cls.h`: filter kinds, and the attribute of each that lists its actions.
 pub const TCA_ACTIONS: &[(&str, u16)] =
     &[("basic", 3), ("cgroup", 1), ("flow", 9), ("flower", 3), ("fw", 4), ("matchall", 2), ("route", 6), ("u32", 7)];
 pub const TCA_ACT_KIND: u16 = 1;

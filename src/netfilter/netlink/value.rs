@@ -1,4 +1,4 @@
-//! What attributes hold: numbers, bytes, texts.
+//! Attribute payloads: numbers, bytes, strings.
 
 use std::borrow::Cow;
 
@@ -6,35 +6,35 @@ use super::attributes::{NLA_F_NESTED, NLA_F_NET_BYTEORDER};
 use super::writer::MessageWriter;
 use crate::netfilter::{Error, Result};
 
-/// What can be written into an attribute.
+/// Types that can be written as an attribute's payload.
 pub trait Emit {
-    /// Attributes stand in it. User space flags such an attribute (`NLA_F_NESTED`), the kernel that of few messages.
+    /// Whether it consists of attributes. User space sets `NLA_F_NESTED` for these; the kernel does in few messages.
     const NESTED: bool = false;
 
-    /// Flags that its attribute may have: nf_tables flags no numbers (`NLA_F_NET_BYTEORDER`), ipset most of them.
+    /// Flags that its attribute may have: nf_tables does not flag numbers (`NLA_F_NET_BYTEORDER`), ipset flags most.
     const FLAGS: u16 = if Self::NESTED { NLA_F_NESTED } else { 0 };
 
-    /// Writes the body.
+    /// Writes the payload.
     fn emit(&self, out: &mut MessageWriter);
 
-    /// Whether something stands in it of which nothing is known, so that it may mean something else than it seems to.
+    /// Whether it has unknown parts, which may change its meaning.
     fn has_unknown(&self) -> bool {
         false
     }
 }
 
-/// What an attribute holds.
+/// Types that can be parsed from an attribute's payload.
 pub trait AttributeValue<'a>: Emit + Sized {
-    /// From the body of an attribute.
+    /// Parses the payload.
     ///
     /// # Errors
-    /// It is not that long, or lacks something.
+    /// It has the wrong length, or lacks a required part.
     fn parse(bytes: &'a [u8]) -> Result<Self>;
 }
 
 macro_rules! number {
     ($($number:ty)*) => {$(
-        /// In network order, as nfnetlink has all numbers.
+        /// In network byte order, as all numbers in nfnetlink.
         impl AttributeValue<'_> for $number {
             #[inline(always)]
             fn parse(bytes: &[u8]) -> Result<Self> {
@@ -72,12 +72,12 @@ impl Emit for Cow<'_, [u8]> {
     }
 }
 
-/// A text of the kernel's, with the zero that ends it and whatever follows.
+/// A string from the kernel, with its terminating zero and anything after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Text<'a>(pub Cow<'a, [u8]>);
 
 impl Text<'_> {
-    /// Up to its zero.
+    /// The string up to its zero.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.split(|byte| *byte == 0).next().unwrap_or_default()
     }
@@ -107,7 +107,7 @@ impl Emit for Text<'_> {
     }
 }
 
-/// Attributes that are read later.
+/// Nested attributes that are parsed on demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nest<'a>(pub Cow<'a, [u8]>);
 

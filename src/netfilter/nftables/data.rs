@@ -1,4 +1,4 @@
-//! Values and verdicts, in expressions and in sets.
+//! Values and verdicts in expressions and sets.
 //!
 //! `net/netfilter/nf_tables_api.c`: `nft_data_dump`, `nft_verdict_dump`.
 
@@ -10,7 +10,7 @@ use crate::netfilter::{Error, Result, Visit, Visitor};
 crate::netfilter::attributes! {
     /// A value or a verdict.
     Data {
-        /// Bytes as they lie in a register
+        /// Bytes as laid out in registers
         NFTA_DATA_VALUE = 1 => value: Option<Cow<'a, [u8]>>,
         /// A verdict
         NFTA_DATA_VERDICT = 2 => verdict: Option<Verdict<'a>>,
@@ -18,13 +18,13 @@ crate::netfilter::attributes! {
 }
 
 crate::netfilter::attributes! {
-    /// What becomes of the packet.
+    /// A verdict.
     Verdict {
-        /// `NF_*` or `NFT_*`, a signed number
+        /// `NF_*` or `NFT_*`, signed
         NFTA_VERDICT_CODE = 1 => code: u32,
-        /// Where to go on
+        /// Target of a jump or goto
         NFTA_VERDICT_CHAIN = 2 => chain: Option<Text<'a>>,
-        /// The chain's number within a batch
+        /// Id of the chain within a batch
         NFTA_VERDICT_CHAIN_ID = 3 => chain_id: Option<u32>,
     }
 }
@@ -32,12 +32,12 @@ crate::netfilter::attributes! {
 crate::netfilter::visit!(Verdict { plain: [code, chain_id], chain: [chain] });
 
 impl<'a> Data<'a> {
-    /// A value.
+    /// With a value.
     pub fn of(value: impl Into<Cow<'a, [u8]>>) -> Self {
         Self { value: Some(value.into()), ..Self::default() }
     }
 
-    /// A verdict, with a chain if it leads to one.
+    /// With a verdict, and the target chain of a jump or goto.
     pub fn to(code: i32, chain: Option<Text<'a>>) -> Self {
         let verdict = Verdict { code: code.cast_unsigned(), chain, ..Verdict::default() };
         Self { verdict: Some(verdict), ..Self::default() }
@@ -51,7 +51,7 @@ impl<'a> Data<'a> {
         self.value.as_deref().ok_or_else(|| Error::unexpected("NFTA_DATA_VALUE is missing"))
     }
 
-    /// Hands the value to `change`, and visits all the rest.
+    /// Passes the value to `change`, and visits everything else.
     pub fn with_value<V: Visitor>(&mut self, visitor: &mut V, change: impl FnOnce(&mut V, &mut Cow<'a, [u8]>)) {
         let Self { value, verdict, layout } = self;
         if let Some(value) = value {

@@ -1,4 +1,4 @@
-//! An expression with its name, as it stands in lists: `NFTA_LIST_ELEM`.
+//! An expression with its name, as an element of lists: `NFTA_LIST_ELEM`.
 //!
 //! `net/netfilter/nf_tables_api.c`: `nf_tables_fill_expr_info`, `nft_expr_dump`.
 
@@ -7,16 +7,16 @@ use crate::netfilter::netlink::{AttributeList, AttributeValue, BlockLayout, Emit
 use crate::netfilter::{Result, Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Before its name has told what its attributes are.
+    /// An expression whose attributes are not parsed yet.
     Named {
         /// Name
         NFTA_EXPR_NAME = 1 => name: Text<'a>,
-        /// Attributes; expressions with nothing to dump have none
+        /// Attributes; missing for expressions without any
         NFTA_EXPR_DATA = 2 => data: Option<Nest<'a>>,
     }
 }
 
-/// An expression and its name.
+/// An expression with its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Expression<'a> {
     /// The expression.
@@ -74,8 +74,8 @@ impl Visit for Expression<'_> {
     }
 }
 
-/// Visits a statement of a set's elements, or a list of them. Only such are written again as the kernel allows there; what
-/// else stands there is hidden.
+/// Visits a statement of set elements, or a list of them. Only statements that the kernel allows there are kept;
+/// anything else is zeroed.
 pub fn visit_statements<V: Visitor>(statements: &mut Nest<'_>, list: bool, visitor: &mut V) {
     let bytes = statements.0.to_vec();
     let parsed = match list {

@@ -1,5 +1,5 @@
-//! Fields of headers, and how many bytes expressions load: all that there are for a key that is not known, so that none of
-//! them is taken for what was there before.
+//! Header fields, and number of bytes that expressions load. For an unknown key that is all registers, so that no old
+//! contents are taken for its result.
 
 use super::uapi::{
     NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK,
@@ -16,11 +16,12 @@ use super::uapi::{
     NFT_XFRM_KEY_SADDR_IP4, NFT_XFRM_KEY_SADDR_IP6, NFT_XFRM_KEY_SPI, REGISTERS_LENGTH,
 };
 
-/// Bytes of a name, with its zero.
+/// Maximum length of a device name, including its zero.
 pub(super) const IFNAMSIZ: usize = 16;
 
-/// Where an Ethernet header has its type, and where that is behind the tag of a VLAN.
+/// Offset of the EtherType in an Ethernet header.
 pub(super) const ETHER_TYPE: usize = 12;
+/// Offset of the EtherType after a VLAN tag.
 pub(super) const ETHER_TYPE_IN_VLAN: usize = 16;
 
 /// `nft_meta_get_init`
@@ -45,7 +46,7 @@ pub(super) fn meta_width(key: u32) -> usize {
     }
 }
 
-/// `nft_ct_get_init`, `nft_ct_get_eval`: where packets are of IPv4 an address has 4 bytes.
+/// `nft_ct_get_init`, `nft_ct_get_eval`: an address of a known IPv4 packet has 4 bytes.
 pub(super) fn ct_width(key: u32, network: Option<NetworkHeader>) -> usize {
     match key {
         NFT_CT_DIRECTION | NFT_CT_L3PROTOCOL | NFT_CT_PROTOCOL => 1,
@@ -92,14 +93,14 @@ pub(super) fn xfrm_width(key: u32) -> usize {
     }
 }
 
-/// What a packet is above its Ethernet header.
+/// The network header of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkHeader {
     /// `ETH_P_IP`
     Ipv4,
     /// `ETH_P_IPV6`
     Ipv6,
-    /// `ETH_P_ARP`, of IPv4 over Ethernet
+    /// `ETH_P_ARP`, for IPv4 over Ethernet
     Arp,
 }
 
@@ -128,11 +129,11 @@ pub enum Header {
     ArpTarget,
     /// Source port of TCP, UDP, SCTP, …
     SourcePort,
-    /// Destination port of the same.
+    /// Destination port of the same protocols.
     DestinationPort,
 }
 
-/// Fields of a header with offset and width.
+/// The fields of a header with offset and length, bytes.
 pub(super) fn headers(base: u32, network: Option<NetworkHeader>) -> &'static [(Header, usize, usize)] {
     match (base, network) {
         (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4)) => {

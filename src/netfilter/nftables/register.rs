@@ -1,10 +1,10 @@
-//! The registers of the nf_tables machine while a rule runs, byte by byte: what each byte was loaded from and what was done
-//! to it.
+//! Registers of the nf_tables virtual machine while a rule runs: for each byte, the load it comes from and how it was
+//! modified.
 //!
 //! `net/netfilter/nf_tables_core.c`: `nft_do_chain`, `struct nft_regs`; `nf_tables_api.c`: `nft_parse_register`.
 //!
-//! Bytes and not registers are followed, so that a comparison of fields that nft loaded together, a masked one, and one of a
-//! prefix all become tests of fields: a mask and a value, or ranges of numbers.
+//! It works on bytes rather than registers, so that comparisons of several fields loaded together, of masked fields and
+//! of prefixes all become tests of single fields. Used by readers and redaction.
 
 use super::expr::{Bitwise, Expr, Exthdr, Payload};
 use super::fields::{
@@ -17,7 +17,7 @@ use super::uapi::{
     NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00, NFT_REG32_15, REGISTERS_LENGTH,
 };
 
-/// First byte of a register; `None`: the verdict register, or none at all.
+/// Offset of a register's first byte; `None`: the verdict register, or not a register.
 pub fn offset(register: u32) -> Option<usize> {
     match register {
         NFT_REG_1..=NFT_REG_4 => Some(16 * (register - NFT_REG_1) as usize),
@@ -26,23 +26,23 @@ pub fn offset(register: u32) -> Option<usize> {
     }
 }
 
-/// What was loaded.
+/// Origin of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A field of a header.
     Header(Header),
-    /// Other bytes of a header (`NFT_PAYLOAD_*`), so many from this offset on.
+    /// Other bytes of a header.
     Payload {
         /// `NFTA_PAYLOAD_BASE`
         base: u32,
-        /// Of the first of these bytes.
+        /// Offset of the first byte.
         offset: usize,
-        /// How many.
+        /// Number of bytes.
         length: usize,
     },
     /// `NFT_META_*`
     Meta(u32),
-    /// `NFT_CT_*` and the direction, if the key has one.
+    /// `NFT_CT_*`, and the direction if the key depends on it.
     Ct(u32, Option<u8>),
     /// `NFT_FIB_RESULT_*` and `NFTA_FIB_F_*`
     Fib(u32, u32),
@@ -52,11 +52,11 @@ pub enum Source {
     Xfrm(u32),
     /// The value of `immediate`.
     Constant,
-    /// What a map has for a key.
+    /// Data of a map.
     Map,
     /// `exthdr`: `NFT_EXTHDR_OP_*`, number of the option or header, offset in it
     Exthdr(u32, u8, u32),
-    /// The same, whether it is there: 1, or 0 (`NFT_EXTHDR_F_PRESENT`)
+    /// `exthdr`: whether the option or header is present, 1 or 0 (`NFT_EXTHDR_F_PRESENT`)
     Present(u32, u8),
     /// `numgen`
     Numgen,
@@ -70,56 +70,56 @@ pub enum Source {
     Tunnel,
     /// Computed from several loads.
     Computed,
-    /// Of a register that does not exist.
+    /// From a register that does not exist.
     NoRegister,
-    /// An expression that is not known may have loaded anything.
+    /// An unknown expression, which may have loaded anything.
     Unsupported,
 }
 
-/// A load.
+/// One load.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Of what.
+    /// Origin of the bytes.
     pub source: Source,
-    /// What packets are, as far as the rule had told by then.
+    /// The packet's network header, as far as the rule had tested it.
     pub network: Option<NetworkHeader>,
-    /// `IPPROTO_*`, if the rule had told.
+    /// The transport protocol (`IPPROTO_*`), if the rule had tested it.
     pub transport: Option<u8>,
-    /// Which expression of the rule it was, from 0.
+    /// Index of the expression in the rule, from 0.
     pub expression: usize,
 }
 
-/// A byte of a register: byte `byte` of load `load`, `& and ^ xor`; of a constant `xor` is the value.
+/// A register byte: byte `byte` of load `load`, `& and ^ xor`; for a constant, `xor` is its value.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cell {
-    /// Position in [`Machine::loads`]; `None`: nothing was loaded.
+    /// Index in [`Machine::loads`]; `None`: nothing was loaded.
     pub load: Option<usize>,
-    /// From 0, in memory.
+    /// Offset in the load, from 0.
     pub byte: usize,
-    /// Bits that are as they were.
+    /// Bits kept from the load.
     pub and: u8,
-    /// Bits that are inverted.
+    /// Bits inverted.
     pub xor: u8,
-    /// `NFT_BITWISE_LSHIFT` or `NFT_BITWISE_RSHIFT`: the byte was computed from this one and others of the same load.
+    /// `NFT_BITWISE_LSHIFT` or `NFT_BITWISE_RSHIFT`, if the byte depends on several bytes of the load; else 0.
     pub computed: u32,
 }
 
-/// The registers, and what a rule has told so far.
+/// The registers, and what the rule has tested so far.
 #[derive(Debug)]
 pub struct Machine {
     cells: [Cell; REGISTERS_LENGTH],
-    /// Everything that was loaded.
+    /// All loads.
     pub loads: Vec<Load>,
-    /// What packets are, as far as the family or a comparison has told.
+    /// The packet's network header, as far as the family or a comparison shows it.
     pub network: Option<NetworkHeader>,
-    /// `IPPROTO_*`, if a comparison has told.
+    /// `IPPROTO_*`, if a comparison shows it.
     pub transport: Option<u8>,
-    /// Packets have the tag of a VLAN.
+    /// Whether packets have a VLAN tag.
     vlan: bool,
 }
 
 impl Machine {
-    /// As it is when a rule of a table of this family (`NFPROTO_*`) begins.
+    /// At the start of a rule in a table of this family (`NFPROTO_*`).
     pub fn new(family: u8) -> Self {
         let network = match family {
             NFPROTO_IPV4 => Some(NetworkHeader::Ipv4),
@@ -130,22 +130,22 @@ impl Machine {
         Self { cells: [Cell::default(); REGISTERS_LENGTH], loads: Vec::new(), network, transport: None, vlan: false }
     }
 
-    /// A register and all behind it; nothing for one that does not exist.
+    /// The cells from a register on; empty if it does not exist.
     pub fn from(&self, register: u32) -> &[Cell] {
         &self.cells[offset(register).unwrap_or(REGISTERS_LENGTH)..]
     }
 
-    /// So many bytes of a register and those behind it.
+    /// This many cells from a register on; `None` if there are fewer.
     pub fn at(&self, register: u32, length: usize) -> Option<&[Cell]> {
         offset(register).and_then(|_| self.from(register).get(..length))
     }
 
-    /// What a byte was loaded from.
+    /// The load a byte comes from; `None`: nothing was loaded.
     pub fn load_of(&self, cell: &Cell) -> Option<&Load> {
         self.loads.get(cell.load?)
     }
 
-    /// Whether a byte is the one that stands at this place of a header (`NFT_PAYLOAD_*`), as it was when it was loaded.
+    /// Whether a byte is the unmodified header byte at this offset (`NFT_PAYLOAD_*`).
     pub fn is_of_header(&self, cell: &Cell, base: u32, at: usize) -> bool {
         let source = |load: &Load| match load.source {
             Source::Payload { base: own, offset, .. } => own == base && offset + cell.byte == at,
@@ -158,19 +158,19 @@ impl Machine {
         (cell.and, cell.xor, cell.computed) == (0xff, 0, 0) && self.load_of(cell).is_some_and(source)
     }
 
-    /// The constant in a register, if it is one.
+    /// The constant in a register; `None` if it holds anything else.
     pub fn constant(&self, register: u32, length: usize) -> Option<Vec<u8>> {
         let is_constant = |cell: &Cell| self.load_of(cell).is_some_and(|load| load.source == Source::Constant);
         let cells = self.at(register, length)?;
         cells.iter().map(|cell| (is_constant(cell) && cell.computed == 0).then_some(cell.xor)).collect()
     }
 
-    /// Expression number `at` may have done anything to registers: not all of it is known.
+    /// Applies an expression that is not completely known, which may do anything to registers.
     pub fn run_unknown(&mut self, at: usize) {
         self.load(at, Some(NFT_REG_1), Source::Unsupported, REGISTERS_LENGTH);
     }
 
-    /// What expression number `at` does to registers.
+    /// Applies the expression at index `at`.
     pub fn run(&mut self, at: usize, expression: &Expr<'_>) {
         match expression {
             Expr::Payload(payload) => self.payload(at, payload),
@@ -187,7 +187,7 @@ impl Machine {
             Expr::Socket(socket) => self.load(at, Some(socket.dreg), Source::Socket, 8),
             Expr::Osf(osf) => self.load(at, Some(osf.dreg), Source::Osf, IFNAMSIZ),
             Expr::Tunnel(tunnel) => self.load(at, Some(tunnel.dreg), Source::Tunnel, 4),
-            // How much a map has for a key, only the map tells.
+            // The length of data is known to the map only.
             Expr::Lookup(lookup) => {
                 let dreg = lookup.dreg.filter(|register| *register != NFT_REG_VERDICT);
                 self.load(at, dreg, Source::Map, REGISTERS_LENGTH);
@@ -232,7 +232,7 @@ impl Machine {
         }
     }
 
-    /// Writes to a register; the kernel fills the last word up with zeros.
+    /// Writes to a register; the kernel pads the last word with zeros.
     fn store(&mut self, register: u32, cells: impl IntoIterator<Item = Cell>) {
         let mut at = offset(register).unwrap_or(REGISTERS_LENGTH);
         for (place, cell) in self.cells.iter_mut().skip(at).zip(cells) {
@@ -263,7 +263,7 @@ impl Machine {
         self.store(register, value.iter().enumerate().map(cell));
     }
 
-    /// Bytes of a header, field by field.
+    /// Loads header bytes, field by field.
     fn payload(&mut self, expression: usize, payload: &Payload<'_>) {
         let Some(register) = payload.dreg else { return };
         let (base, from) = (payload.base, payload.offset as usize);
@@ -321,7 +321,7 @@ impl Machine {
         }
     }
 
-    /// `dreg = hton(sreg)` or back, by groups of `size` bytes: the same thing.
+    /// `dreg = hton(sreg)`, in groups of `size` bytes; `ntoh` is the same.
     fn swap(&mut self, at: usize, sreg: u32, dreg: u32, length: usize, size: usize) {
         let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
             return self.load(at, Some(dreg), Source::NoRegister, length);
@@ -336,7 +336,7 @@ impl Machine {
         }
     }
 
-    /// Shifts, which move bits from byte to byte.
+    /// Shifts, which move bits between bytes.
     fn shift(&mut self, at: usize, sreg: u32, dreg: u32, length: usize, computed: u32) {
         match self.at(sreg, length).map(<[Cell]>::to_vec) {
             None => self.load(at, Some(dreg), Source::NoRegister, length),
@@ -347,7 +347,7 @@ impl Machine {
         }
     }
 
-    /// From what a field of the packet must be.
+    /// Records what a comparison of a field shows about the packet.
     fn learn(&mut self, register: u32, value: &[u8]) {
         let cells = self.at(register, value.len()).unwrap_or_default();
         let unchanged = |(at, cell): (usize, &Cell)| {
@@ -372,7 +372,7 @@ impl Machine {
         }
     }
 
-    /// From the type of an Ethernet header (`ETH_P_*`).
+    /// Records what a comparison of the EtherType (`ETH_P_*`) shows.
     fn learn_type(&mut self, value: &[u8]) {
         match value {
             [0x08, 0x00] => self.network = Some(NetworkHeader::Ipv4),

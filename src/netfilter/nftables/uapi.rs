@@ -1,4 +1,4 @@
-//! Numbers of nf_tables: `include/uapi/linux/netfilter/nf_tables.h`, read in 6.12; types of attributes stand with their
+//! Constants of nf_tables: `include/uapi/linux/netfilter/nf_tables.h`, read in 6.12; attribute types are with their
 //! messages and expressions.
 #![allow(missing_docs, reason = "the kernel's names")]
 
@@ -51,7 +51,8 @@ pub const NFT_REG_2: u32 = 2;
 pub const NFT_REG_4: u32 = 4;
 pub const NFT_REG32_00: u32 = 8;
 pub const NFT_REG32_15: u32 = 23;
-/// Bytes of all registers: `NFT_REG_1` to `NFT_REG_4` are 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` the same by 4.
+/// Length of all registers, bytes: `NFT_REG_1` to `NFT_REG_4` have 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` are
+/// the same in 4-byte units.
 pub const REGISTERS_LENGTH: usize = 64;
 
 pub const NFT_TABLE_F_DORMANT: u32 = 1;
@@ -64,7 +65,7 @@ pub const NFT_SET_EVAL: u32 = 0x20;
 pub const NFT_SET_OBJECT: u32 = 0x40;
 /// `enum nft_set_elem_flags`
 pub const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
-/// The same; kernels before 5.13 have no catch-all element, and refuse its flag.
+/// Likewise. Kernels before 5.13 have no catch-all element and reject the flag.
 pub const NFT_SET_ELEM_CATCHALL: u32 = 0x2;
 
 /// `enum nft_cmp_ops`

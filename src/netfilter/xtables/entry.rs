@@ -1,4 +1,4 @@
-//! Rules: `struct ipt_entry` or `struct ip6t_entry`, the matches, the target; and the structures around them.
+//! Entries of x_tables: `struct ipt_entry` or `struct ip6t_entry`, matches, target; and the structures around them.
 //!
 //! `include/uapi/linux/netfilter_ipv4/ip_tables.h`, `netfilter_ipv6/ip6_tables.h`, `netfilter/x_tables.h`;
 //! `net/ipv4/netfilter/ip_tables.c`: `ip_packet_match`, `translate_table`, `do_ipt_get_ctl`; `ip6_tables.c`.
@@ -15,7 +15,7 @@ crate::netfilter::layout! {
         0 src: [u8; 4] => masked(smsk), 4 dst: [u8; 4] => masked(dmsk), 8 smsk: [u8; 4] => plain,
         12 dmsk: [u8; 4] => plain, 16 iniface: [u8; 16] => device, 32 outiface: [u8; 16] => device,
         48 iniface_mask: [u8; 16] => plain, 64 outiface_mask: [u8; 16] => plain,
-        /// 0: any
+        /// 0 means any
         80 proto: u16 => plain, 82 flags: u8 => plain, 83 invflags: u8 => plain, 84 nfcache: u32 => plain,
         88 target_offset: u16 => plain, 90 next_offset: u16 => plain, 92 comefrom: u32 => plain,
         96 pcnt: u64 => plain, 104 bcnt: u64 => plain,
@@ -25,14 +25,14 @@ crate::netfilter::layout! {
         0 src: [u8; 16] => masked(smsk), 16 dst: [u8; 16] => masked(dmsk), 32 smsk: [u8; 16] => plain,
         48 dmsk: [u8; 16] => plain, 64 iniface: [u8; 16] => device, 80 outiface: [u8; 16] => device,
         96 iniface_mask: [u8; 16] => plain, 112 outiface_mask: [u8; 16] => plain,
-        /// Any without `IP6T_F_PROTO`
+        /// Valid with `IP6T_F_PROTO` only
         128 proto: u16 => plain, 130 tos: u8 => plain, 131 flags: u8 => plain, 132 invflags: u8 => plain,
         136 nfcache: u32 => plain, 140 target_offset: u16 => plain, 142 next_offset: u16 => plain,
         144 comefrom: u32 => plain, 152 pcnt: u64 => plain, 160 bcnt: u64 => plain,
     }
     /// `struct xt_entry_match`, `struct xt_entry_target`
     XtEntryHeader = 32 {
-        /// `match_size`, `target_size`: with this header
+        /// `match_size`, `target_size`, including this header
         0 size: u16 => plain, 2 name: [u8; 29] => plain, 31 revision: u8 => plain,
     }
     /// `struct ipt_getinfo`, `struct ip6t_getinfo`
@@ -45,22 +45,22 @@ crate::netfilter::layout! {
         /// Offset of the policy, by hook
         56 underflow: [u32; 5] => plain, 76 num_entries: u32 => plain, 80 size: u32 => plain,
     }
-    /// `struct ipt_get_entries`, `struct ip6t_get_entries`, which entries follow
+    /// `struct ipt_get_entries`, `struct ip6t_get_entries`, followed by entries
     IptGetEntries = 40 {
         0 name: [u8; 32] => plain, 32 size: u32 => plain,
     }
-    /// `struct ipt_replace`, `struct ip6t_replace`, which entries follow
+    /// `struct ipt_replace`, `struct ip6t_replace`, followed by entries
     IptReplace = 96 {
         0 name: [u8; 32] => plain, 32 valid_hooks: u32 => plain, 36 num_entries: u32 => plain, 40 size: u32 => plain,
         44 hook_entry: [u32; 5] => plain, 64 underflow: [u32; 5] => plain,
-        /// Of the entries that are replaced
+        /// Number of entries replaced
         84 num_counters: u32 => plain,
         /// A pointer
         88 counters: u64 => plain,
     }
 }
 
-/// An entry without matches and target.
+/// An entry without its matches and target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "said by the structures")]
 #[allow(clippy::large_enum_variant, reason = "it is looked at and dropped")]
@@ -69,7 +69,7 @@ pub enum XtHeader<'a> {
     Ipv6(Ip6tEntry<'a>),
 }
 
-/// What `struct ipt_ip` and `struct ip6t_ip6` have in common.
+/// The fields common to `struct ipt_ip` and `struct ip6t_ip6`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the kernel's names")]
 pub struct Ip<'e> {
@@ -96,10 +96,10 @@ macro_rules! either {
 }
 
 impl<'a> XtHeader<'a> {
-    /// From the first bytes of an entry.
+    /// Parses the first bytes of an entry.
     ///
     /// # Errors
-    /// They are too few.
+    /// Too short.
     pub fn parse(family: XtFamily, bytes: &'a [u8]) -> Result<Self> {
         let bytes = bytes.get(..Self::size(family)).unwrap_or(bytes);
         Ok(match family {
@@ -108,7 +108,7 @@ impl<'a> XtHeader<'a> {
         })
     }
 
-    /// How many bytes it has.
+    /// Length, bytes.
     pub fn size(family: XtFamily) -> usize {
         match family {
             XtFamily::Ipv4 => IptEntry::SIZE,
@@ -116,13 +116,13 @@ impl<'a> XtHeader<'a> {
         }
     }
 
-    /// `target_offset` and `next_offset`: where its matches end, and where it does.
+    /// `target_offset` and `next_offset`: end of the matches, end of the entry.
     pub fn offsets(&self) -> (usize, usize) {
         either!(self, entry => (entry.target_offset.into(), entry.next_offset.into()))
     }
 }
 
-/// Fields of an entry without all the others: there may be tens of thousands of entries.
+/// Reads fields of an entry without parsing all of it, since there may be tens of thousands of entries.
 macro_rules! of_entry {
     ($family:expr, $Entry:ident => $value:expr) => {
         match $family {
@@ -138,17 +138,17 @@ macro_rules! of_entry {
     };
 }
 
-/// What an extension or an entry becomes that nobody shall believe: no kernel has such a revision or such a flag.
+/// A revision that no kernel has. Together with [`NO_FLAG`] it makes redacted entries unsupported.
 pub const NO_REVISION: u8 = u8::MAX;
 const NO_FLAG: u8 = 0x80;
 
 impl<'e> Ip<'e> {
-    /// Whether it has flags of which nothing is known here (`IPT_F_MASK`, `IP6T_F_MASK`, `IPT_INV_MASK`).
+    /// Whether it has unknown flags (`IPT_F_MASK`, `IP6T_F_MASK`, `IPT_INV_MASK`).
     pub fn has_unknown_flags(&self, family: XtFamily) -> bool {
         self.flags & !(if family == XtFamily::Ipv6 { 0x07 } else { 0x03 }) != 0 || self.invflags & !0x7f != 0
     }
 
-    /// From the first bytes of an entry, which are enough.
+    /// From the first bytes of an entry, which must be long enough.
     #[inline]
     pub fn of(family: XtFamily, bytes: &'e [u8]) -> Self {
         of_entry!(family, E => Self {
@@ -167,10 +167,10 @@ impl<'e> Ip<'e> {
     }
 }
 
-/// `target_offset` and `next_offset` of the entry that begins here.
+/// `target_offset` and `next_offset` of the entry at the start of `bytes`.
 ///
 /// # Errors
-/// There are too few bytes for one.
+/// Too short.
 #[inline]
 pub(crate) fn offsets(family: XtFamily, bytes: &[u8]) -> Result<(usize, usize)> {
     of_entry!(family, E => {
@@ -179,7 +179,7 @@ pub(crate) fn offsets(family: XtFamily, bytes: &[u8]) -> Result<(usize, usize)> 
     })
 }
 
-/// `counters` of an entry, which is long enough: packets and bytes.
+/// Packets and bytes counted by an entry, which must be long enough.
 pub(crate) fn counters(family: XtFamily, bytes: &[u8]) -> (u64, u64) {
     of_entry!(family, E => (u64::read(&bytes[E::pcnt..]), u64::read(&bytes[E::bcnt..])))
 }
@@ -189,24 +189,24 @@ pub(crate) fn counters(family: XtFamily, bytes: &[u8]) -> (u64, u64) {
 pub struct XtEntry<'a> {
     /// Name and revision.
     pub header: XtEntryHeader<'a>,
-    /// Its structure, with padding.
+    /// Its structure, including padding.
     pub data: Cow<'a, [u8]>,
 }
 
 impl<'a> XtEntry<'a> {
-    /// One of this name and revision, with such a structure.
+    /// From name, revision and structure.
     pub fn new(name: &str, revision: u8, data: Vec<u8>) -> Self {
         let mut header = XtEntryHeader { revision, ..XtEntryHeader::default() };
         header.name.iter_mut().zip(name.bytes()).for_each(|(to, byte)| *to = byte);
-        // No structure has more than some thousand bytes.
+        // Structures have at most some thousand bytes.
         header.size = u16::try_from(XtEntryHeader::SIZE + data.len()).unwrap_or(u16::MAX);
         Self { header, data: data.into() }
     }
 
-    /// From the first bytes of these.
+    /// Parses the match or target at the start of `bytes`.
     ///
     /// # Errors
-    /// They are too few, or its size is not possible.
+    /// Too short, or an impossible size.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let header = XtEntryHeader::parse(bytes.get(..XtEntryHeader::SIZE).unwrap_or(bytes))?;
         let data = bytes.get(XtEntryHeader::SIZE..header.size.into()).ok_or_else(|| {
@@ -215,12 +215,12 @@ impl<'a> XtEntry<'a> {
         Ok(Self { header, data: data.into() })
     }
 
-    /// How many bytes it has.
+    /// Length including the header, bytes.
     pub fn size(&self) -> usize {
         XtEntryHeader::SIZE + self.data.len()
     }
 
-    /// Its name, up to the zero that ends it.
+    /// Its name, up to the terminating zero.
     pub fn name(&self) -> &[u8] {
         up_to_zero(&self.header.name)
     }
@@ -236,23 +236,23 @@ pub fn up_to_zero(text: &[u8]) -> &[u8] {
     text.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// An entry as a whole.
+/// A complete entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XtRule<'a> {
-    /// What the packet must be, and counters.
+    /// Header tests and counters.
     pub header: XtHeader<'a>,
-    /// What else it must be.
+    /// Matches.
     pub matches: Vec<XtEntry<'a>>,
-    /// What happens then.
+    /// Target.
     pub target: XtEntry<'a>,
-    /// Bytes behind the target; no rule has any.
+    /// Bytes after the target; kernels write none.
     pub rest: Cow<'a, [u8]>,
 }
 
 impl<'a> XtRule<'a> {
-    /// One without matches; offsets are set.
+    /// Without matches, and with offsets set.
     pub fn new(mut header: XtHeader<'a>, target: XtEntry<'a>) -> Self {
-        // No rule has more than some thousand bytes.
+        // Entries have at most some thousand bytes.
         let offset = |offset| u16::try_from(offset).unwrap_or(u16::MAX);
         let size = match header {
             XtHeader::Ipv4(_) => IptEntry::SIZE,
@@ -265,10 +265,10 @@ impl<'a> XtRule<'a> {
         Self { header, matches: Vec::new(), target, rest: Cow::default() }
     }
 
-    /// From the first bytes of these.
+    /// Parses the entry at the start of `bytes`.
     ///
     /// # Errors
-    /// They are too few, or sizes and offsets do not fit.
+    /// Too short, or inconsistent sizes and offsets.
     pub fn parse(family: XtFamily, bytes: &'a [u8]) -> Result<Self> {
         let header = XtHeader::parse(family, bytes)?;
         let (target_offset, next) = header.offsets();
@@ -286,7 +286,7 @@ impl<'a> XtRule<'a> {
         Ok(Self { header, matches, target, rest })
     }
 
-    /// Its bytes; offsets and sizes are those that it has.
+    /// Its bytes, with offsets and sizes as stored.
     pub fn emit(&self) -> Vec<u8> {
         let mut out = either!(&self.header, entry => entry.emit());
         self.matches.iter().for_each(|found| found.emit(&mut out));
@@ -295,10 +295,10 @@ impl<'a> XtRule<'a> {
         out
     }
 
-    /// Hands each field to the method that says what it holds.
+    /// Passes each field to the method for its meaning.
     ///
     /// # Errors
-    /// A match or a target is shorter than its structure.
+    /// A match or target is shorter than its structure.
     pub fn visit<V: XtVisitor>(&mut self, visitor: &mut V) -> Result<()> {
         let family = visitor.family().nfproto();
         either!(&mut self.header, entry => {

@@ -1,8 +1,8 @@
-//! The families of x_tables.
+//! Families of x_tables.
 
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 
-/// Of which of two sorts a table, an entry and an address are: `ip_tables` or `ip6_tables`.
+/// Family of a table, entry or address: `ip_tables` or `ip6_tables`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XtFamily {
     /// `NFPROTO_IPV4`
@@ -12,7 +12,7 @@ pub enum XtFamily {
 }
 
 impl XtFamily {
-    /// Of a rule of nf_tables: IPv4's for all that is not IPv6 (`NFPROTO_*`).
+    /// From `NFPROTO_*` of an nf_tables rule; IPv4 for all others.
     pub const fn of(nfproto: u8) -> Self {
         if nfproto == NFPROTO_IPV6 { Self::Ipv6 } else { Self::Ipv4 }
     }

@@ -1,5 +1,5 @@
-//! Structures of C as structs, made by `layout!`: they keep the bytes between and behind their fields, so
-//! that the bytes that they are written to are those that they were read from.
+//! C structures as structs, declared by `layout!`. They keep the bytes between and after their fields, so that writing
+//! one gives the bytes that it was parsed from.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,21 +7,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::XtFamily;
 use crate::netfilter::{Error, Result};
 
-/// What a field can be: so many bytes.
+/// Types of fields, of fixed length.
 pub trait LayoutField: Sized {
-    /// How many.
+    /// Length, bytes.
     const SIZE: usize;
 
-    /// From the first of these bytes, which are enough.
+    /// Reads from the start of `bytes`, which must be long enough.
     fn read(bytes: &[u8]) -> Self;
 
-    /// Into the first of these bytes, which are enough.
+    /// Writes to the start of `bytes`, which must be long enough.
     fn write(&self, bytes: &mut [u8]);
 }
 
 macro_rules! number {
     ($($number:ty)*) => {$(
-        /// In host order.
+        /// In host byte order.
         impl LayoutField for $number {
             const SIZE: usize = size_of::<Self>();
 
@@ -50,7 +50,7 @@ impl<T: LayoutField, const N: usize> LayoutField for [T; N] {
     }
 }
 
-/// A number in network order.
+/// A number in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Be16(pub u16);
 
@@ -66,7 +66,7 @@ impl LayoutField for Be16 {
     }
 }
 
-/// `union nf_inet_addr`: an address of IPv6, or one of IPv4 with 12 bytes that mean nothing.
+/// `union nf_inet_addr`: an IPv6 address, or an IPv4 address and 12 unused bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inet(pub [u8; 16]);
 
@@ -80,7 +80,7 @@ impl Inet {
         }
     }
 
-    /// The same as a number.
+    /// The address as a number.
     pub fn number(self, family: XtFamily) -> u128 {
         let number = u128::from_be_bytes(self.0);
         match family {
@@ -108,9 +108,9 @@ impl LayoutField for Inet {
     }
 }
 
-/// An address, to be changed.
+/// An address that can be changed.
 pub trait AddressBytes {
-    /// Its bytes; what is in no use in this family becomes 0.
+    /// Its bytes; those unused in this family are zeroed.
     fn octets(&mut self, family: XtFamily) -> &mut [u8];
 }
 
@@ -128,12 +128,12 @@ impl AddressBytes for Inet {
     }
 }
 
-/// What is done with a field, by what it holds. A mask and the end of a range come with what they belong to.
+/// One method per meaning of a field. Masks and ends of ranges are passed along with their field.
 pub trait XtVisitor: Sized {
-    /// Which addresses `union nf_inet_addr` holds.
+    /// Family of addresses in `union nf_inet_addr`.
     fn family(&self) -> XtFamily;
 
-    /// An address, and which of its bits count: all without a mask.
+    /// An address with its mask; without one all bits count.
     fn address_with(&mut self, address: &mut [u8], mask: Option<&mut [u8]>);
 
     /// The ends of a range of addresses.
@@ -142,20 +142,20 @@ pub trait XtVisitor: Sized {
     /// A hardware address.
     fn hardware(&mut self, address: &mut [u8; 6]);
 
-    /// A text that people wrote, with the zero that ends it.
+    /// A text written by people, zero-terminated.
     fn comment(&mut self, text: &mut [u8]);
 
-    /// The name of a device, or what names of devices begin with.
+    /// Name or name prefix of a device.
     fn device(&mut self, name: &mut [u8; 16]);
 
-    /// The name of a chain, with the zero that ends it.
+    /// Name of a chain, zero-terminated.
     fn chain(&mut self, name: &mut [u8]);
 
-    /// The name of an accounting object, with the zero that ends it.
+    /// Name of an nfacct object, zero-terminated.
     fn accounting(&mut self, name: &mut [u8]);
 
-    /// Whether something could not be changed so that it still means the same since this was asked before. Nobody may then
-    /// believe what is left.
+    /// Whether, since the last call, something could not be changed with its meaning kept; the structure must then be
+    /// made unsupported.
     fn is_unclear(&mut self) -> bool {
         false
     }
@@ -163,7 +163,7 @@ pub trait XtVisitor: Sized {
     /// A number, a flag, or a name that identifies nobody.
     fn plain<T>(&mut self, _field: &mut T) {}
 
-    /// What nobody needs, and may hold anything.
+    /// A value that nobody needs and that may contain anything.
     fn hidden<T: LayoutField>(&mut self, field: &mut T) {
         *field = T::read(&vec![0; T::SIZE]);
     }
@@ -186,26 +186,26 @@ pub trait XtVisitor: Sized {
     }
 }
 
-/// A structure of C.
+/// A C structure.
 pub trait Structure<'a>: Sized {
-    /// Its bytes up to what only the kernel uses.
+    /// Length up to fields that only the kernel uses, bytes.
     const SIZE: usize;
 
-    /// From at least so many bytes: `XT_ALIGN` makes more of them.
+    /// Parses at least `SIZE` bytes; `XT_ALIGN` may add padding.
     ///
     /// # Errors
-    /// There are less.
+    /// Fewer bytes.
     fn parse(bytes: &'a [u8]) -> Result<Self>;
 
-    /// The bytes that it was read from, with its fields; without such bytes zeros between and behind them, as far as
-    /// `XT_ALIGN` goes.
+    /// The parsed bytes with the present field values; if it was not parsed, with zeros elsewhere, padded to
+    /// `XT_ALIGN`.
     fn emit(&self) -> Vec<u8>;
 
-    /// Hands each field to the method that says what it holds; bytes of no field become 0.
+    /// Passes each field to the method for its meaning; all other bytes are zeroed.
     fn visit<V: XtVisitor>(&mut self, visitor: &mut V);
 }
 
-/// The bytes of a structure, if there are enough.
+/// The bytes of a structure, if there are at least `size`.
 #[inline]
 pub fn whole(bytes: &[u8], size: usize) -> Result<Cow<'_, [u8]>> {
     match bytes.len() {
@@ -214,13 +214,13 @@ pub fn whole(bytes: &[u8], size: usize) -> Result<Cow<'_, [u8]>> {
     }
 }
 
-/// There are too few bytes for a structure.
+/// The error for too few bytes.
 #[cold]
 pub(crate) fn cut(need: usize, have: usize) -> Error {
     Error::unexpected(format!("need {need} bytes, have {have}"))
 }
 
-/// A structure of which only the size is known here.
+/// A structure whose fields are not known here, only its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untyped<'a, const SIZE: usize>(pub Cow<'a, [u8]>);
 
@@ -240,8 +240,8 @@ impl<'a, const N: usize> Structure<'a> for Untyped<'a, N> {
     }
 }
 
-/// Structures of C: name, size up to what only the kernel uses, and fields: offset, name, type, and the method of
-/// [`XtVisitor`] that says what it holds, with the field that it is called with too.
+/// Declares C structures: name, length up to fields that only the kernel uses, and fields: offset, name, type, and the
+/// method of [`XtVisitor`] for its meaning, with a second field if that takes one.
 macro_rules! layout {
     ($($(#[$outer:meta])* $name:ident = $size:literal {
         $($(#[$inner:meta])* $at:literal $field:ident: $type:ty => $holds:ident $(($with:ident))?,)*
@@ -250,18 +250,18 @@ macro_rules! layout {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $name<'a> {
             $($(#[$inner])* #[doc = concat!("(at ", $at, ")")] pub $field: $type,)*
-            /// What it was read from; nothing: zeros.
+            /// The bytes it was parsed from; empty means zeros.
             pub bytes: std::borrow::Cow<'a, [u8]>,
         }
 
-        // Fields come one after the other, and end in the structure.
+        // Fields are in order and inside the structure.
         const _: () = {
             let mut end = 0;
             $(assert!(end <= $at); end = $at + <$type as $crate::netfilter::xtables::LayoutField>::SIZE;)*
             assert!(end <= $size);
         };
 
-        /// `offsetof` each field, for who wants no other.
+        /// `offsetof` of each field, to read single fields.
         #[allow(non_upper_case_globals, missing_docs, reason = "the kernel's names")]
         impl $name<'_> {
             $(pub const $field: usize = $at;)*

@@ -1,9 +1,9 @@
-//! A table as the kernel holds it: entries one after the other, chains by their offsets. It is walked in place; only what is
-//! asked for becomes values.
+//! A legacy table as the kernel returns it: a blob of entries, with chains given by offsets. It is traversed in place;
+//! only requested entries are parsed.
 //!
-//! As libiptc writes it, a chain of the user begins after an entry with target `ERROR` that holds its name, and ends in an
-//! entry that returns; a built-in chain goes from `hook_entry` to `underflow`, its policy; the last entry has target `ERROR`
-//! as well. A table that is built otherwise is an error.
+//! In libiptc's layout, a user-defined chain begins after an entry with target `ERROR` that has its name, and ends with
+//! an entry that returns; a built-in chain extends from `hook_entry` to `underflow`, its policy; the last entry has
+//! target `ERROR` as well. Any other layout is an error.
 
 use super::entry::{counters, offsets, up_to_zero};
 use super::targets::verdict::{ACCEPT, DROP, RETURN, XtErrorTarget, XtStandardTarget};
@@ -13,46 +13,46 @@ use crate::netfilter::{Error, Result};
 /// Names of built-in chains, by hook (`NF_INET_*`).
 const HOOKS: [&[u8]; 5] = [b"PREROUTING", b"INPUT", b"FORWARD", b"OUTPUT", b"POSTROUTING"];
 
-/// A table, checked as far as chains go.
+/// A table whose chains were found and checked.
 #[derive(Debug)]
 pub struct XtTable<'a> {
     /// Its family.
     pub family: XtFamily,
     entries: &'a [u8],
-    /// By offset.
+    /// Chains by offset.
     pub chains: Vec<XtChain>,
     /// Number of entries.
     pub count: usize,
 }
 
-/// A chain: entries from `start` up to `end`, which is its policy or the return at its end.
+/// A chain: entries from `start` to `end`, the policy or final return.
 #[derive(Debug)]
 pub struct XtChain {
-    /// Built-in: on this hook (`NF_INET_*`).
+    /// Hook of a built-in chain (`NF_INET_*`); `None`: user-defined.
     pub hook: Option<usize>,
-    /// Offset of the entry that holds its name, for chains of the user.
+    /// Offset of the entry with the name of a user-defined chain.
     name: usize,
-    /// Offset of its first rule.
+    /// Offset of the first rule.
     pub start: usize,
-    /// Offset of what follows its last rule.
+    /// Offset after the last rule.
     end: usize,
-    /// Offsets of the chains that its rules lead to.
+    /// Offsets of the chains that its rules jump to.
     jumps: Vec<u32>,
-    /// A rule has a target that is neither a verdict nor one of the translations of destinations (`TRANSLATIONS`).
+    /// Whether a rule has a target other than verdicts and [`TRANSLATIONS`].
     pub other_targets: bool,
 }
 
-/// Targets that write no mark, which nearly all entries of a node with Services have.
+/// Targets that do not write marks; almost all entries of a node with Services have these.
 const TRANSLATIONS: &[&[u8]] = &[b"DNAT\0", b"REDIRECT\0", b"NETMAP\0"];
 
-/// One entry, whose target is known to lie within it.
+/// An entry, with its target known to be inside it.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// Its offset.
+    /// Offset in the blob.
     pub at: usize,
-    /// All of it.
+    /// All its bytes.
     pub bytes: &'a [u8],
-    /// Offset of its target within it, which is where its matches end.
+    /// Offset of the target in the entry, which is the end of the matches.
     pub target: usize,
     family: XtFamily,
 }
@@ -64,17 +64,17 @@ impl XtChain {
 }
 
 impl<'a> Entry<'a> {
-    /// What the packet must be.
+    /// Header tests.
     pub fn ip(&self) -> Ip<'a> {
         Ip::of(self.family, self.bytes)
     }
 
-    /// Packets and bytes that it has counted.
+    /// Packets and bytes counted.
     pub fn counters(&self) -> (u64, u64) {
         counters(self.family, self.bytes)
     }
 
-    /// Its matches; an error ends them.
+    /// Its matches; ends after an error.
     pub fn matches(&self) -> impl Iterator<Item = Result<XtEntry<'a>>> {
         let mut rest = &self.bytes[XtHeader::size(self.family)..self.target];
         std::iter::from_fn(move || {
@@ -89,30 +89,30 @@ impl<'a> Entry<'a> {
     /// Its target.
     ///
     /// # Errors
-    /// Its size is not possible.
+    /// An impossible size.
     pub fn target(&self) -> Result<XtEntry<'a>> {
         XtEntry::parse(&self.bytes[self.target..])
     }
 
-    /// Whether the name of its target begins so.
+    /// Whether the name of its target begins with `name`.
     pub fn target_is(&self, name: &[u8]) -> bool {
         self.bytes[self.target + XtEntryHeader::name..].starts_with(name)
     }
 
-    /// Offset of the entry after it.
+    /// Offset of the next entry.
     pub fn next(&self) -> usize {
         self.at + self.bytes.len()
     }
 
-    /// Its verdict, if that is its target: below 0 what to do, else where to go on.
+    /// Its verdict, if it has a standard target: negative for a verdict, else the offset to jump to.
     ///
     /// # Errors
-    /// Its size is not possible.
+    /// An impossible size.
     pub fn verdict(&self) -> Result<Option<i32>> {
         if !self.target_is(b"\0") {
             return Ok(None);
         }
-        // Asked of all entries: no value but this one.
+        // Called for every entry, so only this value is read.
         let target = &self.bytes[self.target..];
         let size = u16::read(&target[XtEntryHeader::size..]).into();
         match target.get(XtEntryHeader::SIZE..size) {
@@ -124,17 +124,17 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Hooks that are in use, with entry and policy.
+/// Hooks in use, with offsets of first entry and policy.
 fn hooks(info: &IptGetinfo<'_>) -> impl Iterator<Item = (usize, usize, usize)> {
     let used = (0..HOOKS.len()).filter(|hook| info.valid_hooks & 1 << hook != 0);
     used.map(|hook| (hook, info.hook_entry[hook] as usize, info.underflow[hook] as usize))
 }
 
 impl<'a> XtTable<'a> {
-    /// Finds the chains of a table, in its description and what follows it: `struct ipt_getinfo`, `struct ipt_get_entries`.
+    /// Finds the chains of a table in the kernel's answer: `struct ipt_getinfo`, `struct ipt_get_entries`.
     ///
     /// # Errors
-    /// Anything that is not as described above.
+    /// A layout other than described above.
     pub fn new(answer: &'a [u8], family: XtFamily, name: &str) -> Result<Self> {
         let info = IptGetinfo::parse(answer)?;
         let header = IptGetEntries::parse(&answer[IptGetinfo::SIZE..])?;
@@ -197,7 +197,7 @@ impl<'a> XtTable<'a> {
         Ok(())
     }
 
-    /// The chain ends in this entry.
+    /// Records that a chain ends with the entry at `end`.
     fn close(&mut self, chain: XtChain, end: usize) -> Result<()> {
         let verdict = if end < chain.start { None } else { self.entry(end)?.verdict()? };
         let fits = match chain.hook {
@@ -211,7 +211,7 @@ impl<'a> XtTable<'a> {
         Ok(())
     }
 
-    /// The entry at an offset.
+    /// The entry at this offset.
     fn entry(&self, at: usize) -> Result<Entry<'a>> {
         let rest = self.entries.get(at..).unwrap_or_default();
         let (target, next) = offsets(self.family, rest)?;
@@ -238,7 +238,7 @@ impl<'a> XtTable<'a> {
         })
     }
 
-    /// Number of the chain whose first rule is at this offset.
+    /// Index of the chain whose first rule is at this offset.
     ///
     /// # Errors
     /// There is none.
@@ -247,15 +247,15 @@ impl<'a> XtTable<'a> {
         found.map_err(|_| Error::unexpected(format!("no chain begins at {start}")))
     }
 
-    /// Whether packets that get to the end of a built-in chain are dropped.
+    /// Whether a built-in chain's policy is drop.
     ///
     /// # Errors
-    /// None: it was looked at when the chain was found.
+    /// None: it was checked when the chain was found.
     pub fn drops(&self, chain: &XtChain) -> Result<bool> {
         Ok(self.entry(chain.end)?.verdict()? == Some(DROP))
     }
 
-    /// Numbers of the chains that a chain leads to.
+    /// Indexes of the chains that a chain jumps to.
     pub fn jumps(&self, chain: &XtChain) -> impl Iterator<Item = Result<usize>> {
         chain.jumps.iter().map(|start| self.chain_at(*start as usize))
     }
@@ -265,7 +265,7 @@ impl<'a> XtTable<'a> {
         if let Some(hook) = chain.hook {
             return HOOKS[hook];
         }
-        // The entry was looked at when the chain was found.
+        // The entry was checked when the chain was found.
         let target = self.entry(chain.name).map_or(&[][..], |entry| &entry.bytes[entry.target + XtEntryHeader::SIZE..]);
         up_to_zero(target.get(..XtErrorTarget::SIZE).unwrap_or(target))
     }

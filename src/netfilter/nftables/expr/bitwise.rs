@@ -1,4 +1,4 @@
-//! `bitwise`: a register masked and flipped, shifted, or joined with another.
+//! `bitwise`: masks and xors a register, shifts it, or combines it with another.
 //!
 //! `net/netfilter/nft_bitwise.c`: `nft_bitwise_dump`, `nft_bitwise_fast_dump`.
 
@@ -8,21 +8,21 @@ use crate::netfilter::{Visit, Visitor};
 crate::netfilter::attributes! {
     /// `dreg = sreg & mask ^ xor`, or another operation. Mask and xor are as long as `len` says.
     Bitwise {
-        /// Register
+        /// Source register
         NFTA_BITWISE_SREG = 1 => sreg: u32,
-        /// Register
+        /// Destination register
         NFTA_BITWISE_DREG = 2 => dreg: u32,
-        /// Bytes
+        /// Length, bytes
         NFTA_BITWISE_LEN = 3 => len: u32,
-        /// `NFT_BITWISE_*`; before Linux 5.6 there was only the first, and no attribute
+        /// `NFT_BITWISE_*`; before Linux 5.6 only the first one exists, without this attribute
         NFTA_BITWISE_OP = 6 => op: Option<u32>,
-        /// Bits that stay
+        /// Bits kept
         NFTA_BITWISE_MASK = 4 => mask: Option<Data<'a>>,
         /// Bits that are inverted
         NFTA_BITWISE_XOR = 5 => xor: Option<Data<'a>>,
         /// How far to shift, or the other operand
         NFTA_BITWISE_DATA = 7 => data: Option<Data<'a>>,
-        /// The register of the other operand
+        /// Register of the second operand
         NFTA_BITWISE_SREG2 = 8 => sreg2: Option<u32>,
     }
 }
@@ -39,7 +39,7 @@ impl Visit for Bitwise<'_> {
 }
 
 impl Bitwise<'_> {
-    /// Bits that stay.
+    /// Bits kept.
     pub fn mask(&self) -> &[u8] {
         self.mask.as_ref().and_then(|data| data.value.as_deref()).unwrap_or_default()
     }

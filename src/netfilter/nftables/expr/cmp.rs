@@ -1,4 +1,4 @@
-//! `cmp`: the rule goes on only if a register compares so with a value.
+//! `cmp`: ends the rule unless a register compares to a value as given.
 //!
 //! `net/netfilter/nft_cmp.c`: `nft_cmp_dump`, `nft_cmp_fast_dump`, `nft_cmp16_fast_dump`.
 
@@ -6,7 +6,7 @@ use crate::netfilter::nftables::Data;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Compares bytes, as a number in network order.
+    /// Compares bytes as a big-endian number.
     Cmp {
         /// Register
         NFTA_CMP_SREG = 1 => sreg: u32,

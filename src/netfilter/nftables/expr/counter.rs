@@ -5,7 +5,7 @@
 crate::netfilter::attributes! {
     /// Counts.
     Counter {
-        /// Bytes, of the network header on
+        /// Bytes, from the network header on
         NFTA_COUNTER_BYTES = 1 => bytes: u64,
         /// Packets
         NFTA_COUNTER_PACKETS = 2 => packets: u64,

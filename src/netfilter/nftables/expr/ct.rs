@@ -1,7 +1,7 @@
-//! `ct`: something of the packet's connection, loaded or written.
+//! `ct`: loads or writes a property of the packet's connection.
 //!
-//! `net/netfilter/nft_ct.c`: `nft_ct_get_dump`, `nft_ct_set_dump`. Where there is no connection, a load ends the rule
-//! (`NFT_BREAK`) but for `NFT_CT_STATE`.
+//! `net/netfilter/nft_ct.c`: `nft_ct_get_dump`, `nft_ct_set_dump`. Without a connection, a load ends the rule
+//! (`NFT_BREAK`), except for `NFT_CT_STATE`.
 
 use crate::netfilter::nftables::uapi::NFT_REG_1;
 use crate::netfilter::{Visit, Visitor};
@@ -15,7 +15,7 @@ crate::netfilter::attributes! {
         NFTA_CT_SREG = 4 => sreg: Option<u32>,
         /// `NFT_CT_*`
         NFTA_CT_KEY = 2 => key: u32,
-        /// `IP_CT_DIR_ORIGINAL` (0) or `IP_CT_DIR_REPLY` (1), for keys that have two
+        /// `IP_CT_DIR_ORIGINAL` (0) or `IP_CT_DIR_REPLY` (1), for keys that depend on it
         NFTA_CT_DIRECTION = 3 => direction: Option<u8>,
     }
 }

@@ -1,4 +1,4 @@
-//! `dup`: a copy of the packet to another host or device.
+//! `dup`: sends a copy of the packet to another host or device.
 //!
 //! `net/ipv4/netfilter/nft_dup_ipv4.c`: `nft_dup_ipv4_dump`; `nft_dup_ipv6.c`, `net/netfilter/nft_dup_netdev.c`.
 
@@ -7,7 +7,7 @@ use crate::netfilter::{Visit, Visitor};
 crate::netfilter::attributes! {
     /// Sends a copy.
     Dup {
-        /// Register with the address, of the table's family
+        /// Register with an address of the table's family
         NFTA_DUP_SREG_ADDR = 1 => sreg_addr: Option<u32>,
         /// Register with the device's index
         NFTA_DUP_SREG_DEV = 2 => sreg_dev: Option<u32>,

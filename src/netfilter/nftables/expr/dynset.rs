@@ -1,6 +1,6 @@
-//! `dynset`: adds to a set, or takes out of it, what registers hold.
+//! `dynset`: adds the key in registers to a set, or deletes it.
 //!
-//! `net/netfilter/nft_dynset.c`: `nft_dynset_dump`. The rule ends where the set is full (`NFT_BREAK`).
+//! `net/netfilter/nft_dynset.c`: `nft_dynset_dump`. The rule ends if the set is full (`NFT_BREAK`).
 
 use crate::netfilter::netlink::{Nest, Text};
 use crate::netfilter::nftables::visit_statements;
@@ -11,19 +11,19 @@ crate::netfilter::attributes! {
     Dynset {
         /// First register of the key
         NFTA_DYNSET_SREG_KEY = 4 => sreg_key: u32,
-        /// Register of what a map gets for it
+        /// Register with a map's data for it
         NFTA_DYNSET_SREG_DATA = 5 => sreg_data: Option<u32>,
         /// `NFT_DYNSET_OP_*`
         NFTA_DYNSET_OP = 3 => op: Option<u32>,
-        /// Name
+        /// Name of the set
         NFTA_DYNSET_SET_NAME = 1 => set_name: Text<'a>,
-        /// Number of the set within a batch
+        /// Id of the set within a batch
         NFTA_DYNSET_SET_ID = 2 => set_id: Option<u32>,
-        /// Milliseconds
+        /// Timeout of the element, milliseconds
         NFTA_DYNSET_TIMEOUT = 6 => timeout: Option<u64>,
-        /// A statement of the element
+        /// A statement for the element
         NFTA_DYNSET_EXPR = 7 => expr: Option<Nest<'a>>,
-        /// Several of them
+        /// Several statements
         NFTA_DYNSET_EXPRESSIONS = 10 => expressions: Option<Nest<'a>>,
         /// `NFT_DYNSET_F_*`
         NFTA_DYNSET_FLAGS = 9 => flags: Option<u32>,

@@ -1,4 +1,4 @@
-//! `exthdr`: an option of IPv4, IPv6, TCP, SCTP or DCCP, loaded, tested for being there, written or removed.
+//! `exthdr`: loads, tests, writes or removes an option or extension header of IPv4, IPv6, TCP, SCTP or DCCP.
 //!
 //! `net/netfilter/nft_exthdr.c`: `nft_exthdr_dump`, `nft_exthdr_dump_set`, `nft_exthdr_dump_strip`.
 
@@ -6,7 +6,7 @@ use crate::netfilter::nftables::uapi::NFT_REG_1;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Loads into `dreg` or writes from `sreg`; with neither it removes.
+    /// Loads into `dreg` or writes from `sreg`; removes if there is neither.
     Exthdr {
         /// Register
         NFTA_EXTHDR_DREG = 1 => dreg: Option<u32>,
@@ -14,19 +14,19 @@ crate::netfilter::attributes! {
         NFTA_EXTHDR_SREG = 7 => sreg: Option<u32>,
         /// Number of the option or header
         NFTA_EXTHDR_TYPE = 2 => kind: Option<u8>,
-        /// Bytes from its start
+        /// Offset from its start, bytes
         NFTA_EXTHDR_OFFSET = 3 => offset: Option<u32>,
-        /// Bytes
+        /// Length, bytes
         NFTA_EXTHDR_LEN = 4 => len: Option<u32>,
-        /// `NFT_EXTHDR_F_PRESENT`: whether it is there
+        /// `NFT_EXTHDR_F_PRESENT`: loads whether it is present
         NFTA_EXTHDR_FLAGS = 5 => flags: Option<u32>,
-        /// `NFT_EXTHDR_OP_*`: of which protocol
+        /// `NFT_EXTHDR_OP_*`: the protocol
         NFTA_EXTHDR_OP = 6 => op: Option<u32>,
     }
 }
 
 impl Exthdr<'_> {
-    /// Whether it is only asked if the option or header is there.
+    /// Whether it only loads whether the option or header is present.
     pub fn asks_presence(&self) -> bool {
         /// `NFT_EXTHDR_F_PRESENT`
         const PRESENT: u32 = 0x1;

@@ -1,9 +1,9 @@
-//! `fib`: what routing says about an address of the packet.
+//! `fib`: looks up an address of the packet in the routing tables.
 //!
 //! `net/netfilter/nft_fib.c`: `nft_fib_dump`.
 
 crate::netfilter::attributes! {
-    /// Asks the routing tables.
+    /// A FIB lookup.
     Fib {
         /// Register
         NFTA_FIB_DREG = 1 => dreg: u32,

@@ -1,4 +1,4 @@
-//! `flow_offload`: the connection's packets go past the rules from now on.
+//! `flow_offload`: lets later packets of the connection bypass the rules.
 //!
 //! `net/netfilter/nft_flow_offload.c`: `nft_flow_offload_dump`.
 

@@ -1,4 +1,4 @@
-//! `fwd`: the packet leaves by another device, past the rules.
+//! `fwd`: sends the packet by another device, bypassing further rules.
 //!
 //! `net/netfilter/nft_fwd_netdev.c`: `nft_fwd_netdev_dump`, `nft_fwd_neigh_dump`.
 

@@ -1,19 +1,19 @@
-//! `hash`: a hash of registers (`jhash`) or of the flow (`symhash`), modulo something.
+//! `hash`: a hash of registers (`jhash`) or of the flow (`symhash`), modulo a number.
 //!
 //! `net/netfilter/nft_hash.c`: `nft_jhash_dump`, `nft_symhash_dump`.
 
 crate::netfilter::attributes! {
     /// `dreg = hash % modulus + offset`
     Hash {
-        /// First register of what is hashed; none of a symmetric hash
+        /// First source register; none for a symmetric hash
         NFTA_HASH_SREG = 1 => sreg: Option<u32>,
         /// Register
         NFTA_HASH_DREG = 2 => dreg: u32,
-        /// Bytes
+        /// Length of the input, bytes
         NFTA_HASH_LEN = 3 => len: Option<u32>,
         /// At least 1
         NFTA_HASH_MODULUS = 4 => modulus: Option<u32>,
-        /// Where somebody gave one
+        /// Seed, if configured
         NFTA_HASH_SEED = 5 => seed: Option<u32>,
         /// Added to the result
         NFTA_HASH_OFFSET = 6 => offset: Option<u32>,

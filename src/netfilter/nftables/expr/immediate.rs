@@ -1,4 +1,4 @@
-//! `immediate`: a value for a register, or a verdict.
+//! `immediate`: loads a constant into a register, or sets a verdict.
 //!
 //! `net/netfilter/nft_immediate.c`: `nft_immediate_dump`.
 
@@ -6,7 +6,7 @@ use crate::netfilter::nftables::Data;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Loads a constant; the verdict register ends the rule.
+    /// Loads a constant; in the verdict register it ends the rule.
     Immediate {
         /// Register
         NFTA_IMMEDIATE_DREG = 1 => dreg: u32,

@@ -1,13 +1,13 @@
-//! `last`: when a packet was seen last.
+//! `last`: records when a packet was last seen.
 //!
 //! `net/netfilter/nft_last.c`: `nft_last_dump`.
 
 crate::netfilter::attributes! {
-    /// Remembers a time.
+    /// Time of the last packet.
     Last {
-        /// Whether any was seen
+        /// Whether a packet was seen
         NFTA_LAST_SET = 1 => set: Option<u32>,
-        /// Milliseconds since
+        /// Time since, milliseconds
         NFTA_LAST_MSECS = 2 => msecs: Option<u64>,
     }
 }

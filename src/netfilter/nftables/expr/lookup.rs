@@ -1,20 +1,20 @@
-//! `lookup`: looks registers up in a set, or in a map.
+//! `lookup`: looks up registers in a set or map.
 //!
-//! `net/netfilter/nft_lookup.c`: `nft_lookup_dump`. Where a map has no element the rule ends (`NFT_BREAK`).
+//! `net/netfilter/nft_lookup.c`: `nft_lookup_dump`. Without an element the rule ends (`NFT_BREAK`).
 
 use crate::netfilter::netlink::Text;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Goes on if the set has the key, and loads what a map has for it.
+    /// Ends the rule unless the set has the key; loads a map's data for it.
     Lookup {
-        /// Name
+        /// Name of the set
         NFTA_LOOKUP_SET = 1 => set: Text<'a>,
         /// First register of the key
         NFTA_LOOKUP_SREG = 2 => sreg: u32,
-        /// Register for what the map has: 0 is a verdict; none for sets
+        /// Destination register for a map's data, 0 for verdicts; none for sets
         NFTA_LOOKUP_DREG = 3 => dreg: Option<u32>,
-        /// `NFT_LOOKUP_F_INV`: goes on if the set has not
+        /// `NFT_LOOKUP_F_INV`: inverts the result
         NFTA_LOOKUP_FLAGS = 5 => flags: Option<u32>,
     }
 }

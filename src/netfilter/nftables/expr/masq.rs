@@ -1,15 +1,15 @@
-//! `masq`: the source becomes an address of the device that the packet leaves by.
+//! `masq`: translates the source to an address of the output device.
 //!
 //! `net/netfilter/nft_masq.c`: `nft_masq_dump`.
 
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Translates the source.
+    /// Source NAT.
     Masq {
-        /// `NF_NAT_RANGE_*`; left out when 0
+        /// `NF_NAT_RANGE_*`; missing if 0
         NFTA_MASQ_FLAGS = 1 => flags: Option<u32>,
-        /// Register with the first port, in network order
+        /// Register with the first port, network byte order
         NFTA_MASQ_REG_PROTO_MIN = 2 => reg_proto_min: Option<u32>,
         /// Register with the last port
         NFTA_MASQ_REG_PROTO_MAX = 3 => reg_proto_max: Option<u32>,

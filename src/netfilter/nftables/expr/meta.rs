@@ -1,4 +1,4 @@
-//! `meta`: something about the packet that stands in none of its headers, loaded or written.
+//! `meta`: loads or writes packet metadata, which is not in headers.
 //!
 //! `net/netfilter/nft_meta.c`: `nft_meta_get_dump`, `nft_meta_set_dump`.
 

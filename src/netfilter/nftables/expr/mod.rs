@@ -1,7 +1,7 @@
-//! Expressions of nf_tables: one a file, each with its attributes in the order in which the kernel dumps them.
+//! Expressions of nf_tables: one file each, with the attributes in the order in which the kernel dumps them.
 //!
-//! `include/uapi/linux/netfilter/nf_tables.h`, `net/netfilter/nft_*.c`; read in 5.4, 6.1, 6.12. All numbers are in network
-//! order, but for what values and marks hold.
+//! `include/uapi/linux/netfilter/nf_tables.h`, `net/netfilter/nft_*.c`; read in 5.4, 6.1, 6.12. Numbers are in network
+//! byte order, except those inside values and marks.
 
 use std::borrow::Cow;
 
@@ -94,7 +94,7 @@ macro_rules! expressions {
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum Expr<'a> {
             $(#[doc = concat!("`", $name, "`")] $variant($variant<'a>),)*
-            /// One that is not known.
+            /// An unknown expression.
             Unsupported {
                 /// Its name.
                 name: Cow<'a, [u8]>,
@@ -104,10 +104,10 @@ macro_rules! expressions {
         }
 
         impl<'a> Expr<'a> {
-            /// From its name and its attributes.
+            /// Parses an expression by name.
             ///
             /// # Errors
-            /// One that is known lacks something, or has something else there.
+            /// A known expression lacks an attribute, or has a malformed one.
             pub fn parse(name: &'a [u8], data: &'a [u8]) -> Result<Self> {
                 Ok(match std::str::from_utf8(name) {
                     $(Ok($name) => Self::$variant(AttributeValue::parse(data).map_err(|error| error.within($name))?),)*

@@ -1,11 +1,11 @@
-//! `nat`: source or destination become others.
+//! `nat`: source or destination NAT.
 //!
-//! `net/netfilter/nft_nat.c`: `nft_nat_dump`; `nft_nat_inet_eval` passes over packets of the other family.
+//! `net/netfilter/nft_nat.c`: `nft_nat_dump`; `nft_nat_inet_eval` ignores packets of the other family.
 
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Translates an address.
+    /// Source or destination NAT.
     Nat {
         /// `NFT_NAT_*`
         NFTA_NAT_TYPE = 1 => kind: u32,
@@ -15,11 +15,11 @@ crate::netfilter::attributes! {
         NFTA_NAT_REG_ADDR_MIN = 3 => reg_addr_min: Option<u32>,
         /// Register with the last address
         NFTA_NAT_REG_ADDR_MAX = 4 => reg_addr_max: Option<u32>,
-        /// Register with the first port, in network order
+        /// Register with the first port, network byte order
         NFTA_NAT_REG_PROTO_MIN = 5 => reg_proto_min: Option<u32>,
         /// Register with the last port
         NFTA_NAT_REG_PROTO_MAX = 6 => reg_proto_max: Option<u32>,
-        /// `NF_NAT_RANGE_*`; left out when 0
+        /// `NF_NAT_RANGE_*`; missing if 0
         NFTA_NAT_FLAGS = 7 => flags: Option<u32>,
     }
 }

@@ -1,9 +1,9 @@
-//! `notrack`: the packet is not tracked.
+//! `notrack`: excludes the packet from connection tracking.
 //!
-//! `net/netfilter/nft_ct.c`: `nft_notrack_eval`; there is nothing to dump.
+//! `net/netfilter/nft_ct.c`: `nft_notrack_eval`; nothing is dumped.
 
 crate::netfilter::attributes! {
-    /// Has no attributes.
+    /// No attributes.
     Notrack {}
 }
 

@@ -1,4 +1,4 @@
-//! `numgen`: a number of a sequence or by chance.
+//! `numgen`: a sequential or random number.
 //!
 //! `net/netfilter/nft_numgen.c`: `nft_ng_dump`.
 

@@ -1,11 +1,11 @@
-//! `objref`: a named object (counter, quota, limit, helper, …), or the one that a map has.
+//! `objref`: applies a named object (counter, quota, limit, helper, …), given directly or by a map.
 //!
 //! `net/netfilter/nft_objref.c`: `nft_objref_dump`, `nft_objref_map_dump`.
 
 use crate::netfilter::netlink::Text;
 
 crate::netfilter::attributes! {
-    /// Runs an object.
+    /// Applies an object.
     Objref {
         /// Name of the object
         NFTA_OBJREF_IMM_NAME = 2 => imm_name: Option<Text<'a>>,

@@ -1,11 +1,11 @@
-//! `osf`: the sender's operating system, by how its SYN looks.
+//! `osf`: the sender's operating system, recognised by its SYN.
 //!
 //! `net/netfilter/nft_osf.c`: `nft_osf_dump`.
 
 crate::netfilter::attributes! {
-    /// Loads a name.
+    /// Loads the system's name.
     Osf {
-        /// How TTLs are compared
+        /// Mode of comparing TTLs
         NFTA_OSF_TTL = 2 => ttl: Option<u8>,
         /// `NFT_OSF_F_VERSION`
         NFTA_OSF_FLAGS = 3 => flags: Option<u32>,

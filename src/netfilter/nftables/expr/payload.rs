@@ -1,4 +1,4 @@
-//! `payload`: bytes of the packet, loaded or written.
+//! `payload`: loads or writes bytes of the packet.
 //!
 //! `net/netfilter/nft_payload.c`: `nft_payload_dump`, `nft_payload_set_dump`.
 
@@ -6,7 +6,7 @@ use crate::netfilter::nftables::uapi::NFT_REG_1;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Loads into `dreg` or writes from `sreg`. Where the packet ends earlier, the rule does.
+    /// Loads into `dreg` or writes from `sreg`. The rule ends if the packet is too short.
     Payload {
         /// Register
         NFTA_PAYLOAD_DREG = 1 => dreg: Option<u32>,
@@ -14,15 +14,15 @@ crate::netfilter::attributes! {
         NFTA_PAYLOAD_SREG = 5 => sreg: Option<u32>,
         /// `NFT_PAYLOAD_*_HEADER`
         NFTA_PAYLOAD_BASE = 2 => base: u32,
-        /// Bytes from its start
+        /// Offset from the header's start, bytes
         NFTA_PAYLOAD_OFFSET = 3 => offset: u32,
-        /// Bytes
+        /// Length, bytes
         NFTA_PAYLOAD_LEN = 4 => len: u32,
-        /// `NFT_PAYLOAD_CSUM_*`: how the header's own checksum is kept right after a write
+        /// `NFT_PAYLOAD_CSUM_*`: how the header's own checksum is updated after a write
         NFTA_PAYLOAD_CSUM_TYPE = 6 => csum_type: Option<u32>,
-        /// Where it stands, in bytes from the start of the header
+        /// Offset of that checksum in the header, bytes
         NFTA_PAYLOAD_CSUM_OFFSET = 7 => csum_offset: Option<u32>,
-        /// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`: the transport header's checksum covers what is written
+        /// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`: the transport checksum covers the bytes written
         NFTA_PAYLOAD_CSUM_FLAGS = 8 => csum_flags: Option<u32>,
     }
 }

@@ -1,17 +1,17 @@
-//! `queue`: the packet goes to a program, which decides.
+//! `queue`: passes the packet to a program, which sets the verdict.
 //!
 //! `net/netfilter/nft_queue.c`: `nft_queue_dump`, `nft_queue_sreg_dump`.
 
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Hands the packet over.
+    /// Queues the packet.
     Queue {
         /// First queue
         NFTA_QUEUE_NUM = 1 => num: Option<u16>,
-        /// Queues
+        /// Number of queues
         NFTA_QUEUE_TOTAL = 2 => total: Option<u16>,
-        /// Register with the queue's number
+        /// Register with the queue number
         NFTA_QUEUE_SREG_QNUM = 4 => sreg_qnum: Option<u32>,
         /// `NFT_QUEUE_FLAG_*`
         NFTA_QUEUE_FLAGS = 3 => flags: Option<u16>,

@@ -1,4 +1,4 @@
-//! `range`: the rule goes on only if a register is within a range, or outside of it.
+//! `range`: ends the rule unless a register is inside, or outside, of a range.
 //!
 //! `net/netfilter/nft_range.c`: `nft_range_dump`.
 
@@ -6,7 +6,7 @@ use crate::netfilter::nftables::Data;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Compares bytes, as a number in network order, with both ends.
+    /// Compares bytes as a big-endian number with both ends.
     Range {
         /// Register
         NFTA_RANGE_SREG = 1 => sreg: u32,

@@ -1,13 +1,13 @@
-//! `reject`: an error back to the sender, and the packet is dropped.
+//! `reject`: drops the packet and sends an error to the sender.
 //!
 //! `net/netfilter/nft_reject.c`: `nft_reject_dump`.
 
 crate::netfilter::attributes! {
-    /// Answers.
+    /// The answer.
     Reject {
         /// `NFT_REJECT_*`
         NFTA_REJECT_TYPE = 1 => kind: Option<u32>,
-        /// Code of ICMP, if the answer is one
+        /// ICMP code, if the answer is ICMP
         NFTA_REJECT_ICMP_CODE = 2 => icmp_code: Option<u8>,
     }
 }

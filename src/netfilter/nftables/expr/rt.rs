@@ -1,9 +1,9 @@
-//! `rt`: something of the packet's route.
+//! `rt`: loads a property of the packet's route.
 //!
 //! `net/netfilter/nft_rt.c`: `nft_rt_get_dump`.
 
 crate::netfilter::attributes! {
-    /// Loads.
+    /// Loads routing data.
     Rt {
         /// `NFT_RT_*`
         NFTA_RT_KEY = 2 => key: u32,

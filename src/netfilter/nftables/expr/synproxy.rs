@@ -1,13 +1,13 @@
-//! `synproxy`: answers SYN packets instead of the server.
+//! `synproxy`: answers SYN packets in place of the server.
 //!
-//! `net/netfilter/nft_synproxy.c`: `nft_synproxy_do_dump`; other protocols than TCP end the rule.
+//! `net/netfilter/nft_synproxy.c`: `nft_synproxy_do_dump`; the rule ends for protocols other than TCP.
 
 crate::netfilter::attributes! {
-    /// Takes packets of TCP.
+    /// Takes over TCP packets.
     Synproxy {
-        /// Largest segment that is told
+        /// MSS to announce
         NFTA_SYNPROXY_MSS = 1 => mss: Option<u16>,
-        /// Window scaling that is told
+        /// Window scale to announce
         NFTA_SYNPROXY_WSCALE = 2 => wscale: Option<u8>,
         /// `NF_SYNPROXY_OPT_*`
         NFTA_SYNPROXY_FLAGS = 3 => flags: Option<u32>,

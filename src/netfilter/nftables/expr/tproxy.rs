@@ -1,17 +1,17 @@
-//! `tproxy`: the packet goes to a socket of this host; where there is none the rule ends.
+//! `tproxy`: assigns the packet to a local socket; the rule ends if there is none.
 //!
 //! `net/netfilter/nft_tproxy.c`: `nft_tproxy_dump`.
 
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Looks for a socket.
+    /// Socket lookup.
     Tproxy {
         /// `NFPROTO_*`
         NFTA_TPROXY_FAMILY = 1 => family: Option<u32>,
         /// Register with the address
         NFTA_TPROXY_REG_ADDR = 2 => reg_addr: Option<u32>,
-        /// Register with the port, in network order
+        /// Register with the port, network byte order
         NFTA_TPROXY_REG_PORT = 3 => reg_port: Option<u32>,
     }
 }

@@ -1,4 +1,4 @@
-//! `tunnel`: what a flow-based tunnel told about the packet.
+//! `tunnel`: loads the packet's tunnel metadata.
 //!
 //! `net/netfilter/nft_tunnel.c`: `nft_tunnel_get_dump`.
 

@@ -1,4 +1,4 @@
-//! `xfrm`: something of the IPsec state that the packet came or goes by.
+//! `xfrm`: loads a property of the packet's IPsec state.
 //!
 //! `net/netfilter/nft_xfrm.c`: `nft_xfrm_get_dump`.
 
@@ -9,9 +9,9 @@ crate::netfilter::attributes! {
         NFTA_XFRM_DREG = 1 => dreg: u32,
         /// `NFT_XFRM_KEY_*`
         NFTA_XFRM_KEY = 2 => key: u32,
-        /// In (0) or out (1)
+        /// `XFRM_POLICY_IN` (0) or `XFRM_POLICY_OUT` (1)
         NFTA_XFRM_DIR = 3 => dir: Option<u8>,
-        /// Which of several
+        /// Index, if there are several states
         NFTA_XFRM_SPNUM = 4 => spnum: Option<u32>,
     }
 }

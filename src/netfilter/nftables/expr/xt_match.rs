@@ -1,4 +1,4 @@
-//! `match`: a match of x_tables, as iptables-nft writes it.
+//! `match`: a match of x_tables, as used by iptables-nft.
 //!
 //! `net/netfilter/nft_compat.c`: `nft_match_dump`.
 
@@ -8,13 +8,13 @@ use crate::netfilter::netlink::Text;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Tests the packet.
+    /// An x_tables match.
     Match {
         /// Name of the extension
         NFTA_MATCH_NAME = 1 => name: Text<'a>,
         /// Revision of its structure
         NFTA_MATCH_REV = 2 => rev: u32,
-        /// Its structure, perhaps with padding behind it
+        /// Its structure, possibly followed by padding
         NFTA_MATCH_INFO = 3 => info: Option<Cow<'a, [u8]>>,
     }
 }

@@ -1,4 +1,4 @@
-//! `target`: a target of x_tables, as iptables-nft writes it.
+//! `target`: a target of x_tables, as used by iptables-nft.
 //!
 //! `net/netfilter/nft_compat.c`: `nft_target_dump`.
 
@@ -8,13 +8,13 @@ use crate::netfilter::netlink::Text;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
-    /// Does something with the packet, or decides about it.
+    /// An x_tables target.
     Target {
         /// Name of the extension
         NFTA_TARGET_NAME = 1 => name: Text<'a>,
         /// Revision of its structure
         NFTA_TARGET_REV = 2 => rev: u32,
-        /// Its structure, perhaps with padding behind it
+        /// Its structure, possibly followed by padding
         NFTA_TARGET_INFO = 3 => info: Option<Cow<'a, [u8]>>,
     }
 }

@@ -1,4 +1,4 @@
-//! A chain, and where it is called: `nf_tables_fill_chain_info`, `nft_dump_basechain_hook`.
+//! Chains and hooks: `nf_tables_fill_chain_info`, `nft_dump_basechain_hook`.
 
 use std::borrow::Cow;
 
@@ -13,21 +13,21 @@ crate::netfilter::attributes! {
         NFTA_CHAIN_TABLE = 1 => table: Text<'a>,
         /// Name
         NFTA_CHAIN_NAME = 3 => name: Option<Text<'a>>,
-        /// Number of the chain
+        /// Handle
         NFTA_CHAIN_HANDLE = 2 => handle: Option<u64>,
-        /// Where it is called, if it is a base chain
+        /// Hook of a base chain
         NFTA_CHAIN_HOOK = 4 => hook: Option<Hook<'a>>,
-        /// `NF_ACCEPT` or `NF_DROP` at its end
+        /// Policy: `NF_ACCEPT` or `NF_DROP`
         NFTA_CHAIN_POLICY = 5 => policy: Option<u32>,
         /// `filter`, `nat` or `route`
         NFTA_CHAIN_TYPE = 7 => kind: Option<Text<'a>>,
-        /// Packets that came to its end
+        /// Packets that reached the policy
         NFTA_CHAIN_COUNTERS = 8 => counters: Option<Counter<'a>>,
         /// `NFT_CHAIN_*`
         NFTA_CHAIN_FLAGS = 10 => flags: Option<u32>,
-        /// Its rules, and the rules and elements that lead to it
+        /// Use count: rules in the chain, and rules and elements that jump to it
         NFTA_CHAIN_USE = 6 => used: Option<u32>,
-        /// Number within a batch
+        /// Id within a batch
         NFTA_CHAIN_ID = 11 => id: Option<u32>,
         /// Type, length, value
         NFTA_CHAIN_USERDATA = 12 => userdata: Option<Cow<'a, [u8]>>,
@@ -43,27 +43,27 @@ crate::netfilter::visit!(Chain {
 });
 
 crate::netfilter::attributes! {
-    /// Where a base chain is called.
+    /// The hook of a base chain.
     Hook {
         /// `NF_INET_*` or `NF_NETDEV_*`
         NFTA_HOOK_HOOKNUM = 1 => hooknum: u32,
-        /// A signed number: the lower first
+        /// Signed; lowest first
         NFTA_HOOK_PRIORITY = 2 => priority: u32,
-        /// The only device
+        /// Single device
         NFTA_HOOK_DEV = 3 => dev: Option<Text<'a>>,
-        /// Devices
+        /// Several devices
         NFTA_HOOK_DEVS = 4 => devs: Option<Devices<'a>>,
     }
 }
 
 crate::netfilter::visit!(Hook { plain: [hooknum, priority], device: [dev], nested: [devs] });
 
-/// `NFTA_DEVICE_NAME`: the whole name of a device.
+/// `NFTA_DEVICE_NAME`: a complete device name.
 pub const NFTA_DEVICE_NAME: u16 = 1;
-/// `NFTA_DEVICE_PREFIX`: what names of devices begin with (Linux 6.17).
+/// `NFTA_DEVICE_PREFIX`: a prefix of device names (since Linux 6.17).
 pub const NFTA_DEVICE_PREFIX: u16 = 2;
 
-/// A list of devices: type and name of each.
+/// A list of devices: attribute type and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Devices<'a>(pub Vec<(u16, Text<'a>)>);
 

@@ -1,4 +1,4 @@
-//! Elements of a set or a map: `nf_tables_fill_setelem`.
+//! Elements of sets and maps: `nf_tables_fill_setelem`.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ crate::netfilter::attributes! {
         NFTA_SET_ELEM_LIST_SET = 2 => set: Option<Text<'a>>,
         /// The elements
         NFTA_SET_ELEM_LIST_ELEMENTS = 3 => elements: Option<AttributeList<'a, SetElement<'a>>>,
-        /// Number of the set within a batch
+        /// Id of the set within a batch
         NFTA_SET_ELEM_LIST_SET_ID = 4 => set_id: Option<u32>,
     }
 }
@@ -41,23 +41,23 @@ impl Visit for SetElements<'_> {
 crate::netfilter::attributes! {
     /// An element of a set or a map.
     SetElement {
-        /// The key, or the first of an interval
+        /// Key, or first key of an interval
         NFTA_SET_ELEM_KEY = 1 => key: Option<Data<'a>>,
-        /// The last key of an interval
+        /// Last key of an interval
         NFTA_SET_ELEM_KEY_END = 10 => key_end: Option<Data<'a>>,
-        /// What a map has for it
+        /// A map's data
         NFTA_SET_ELEM_DATA = 2 => data: Option<Data<'a>>,
-        /// A statement of its own
+        /// A statement of the element
         NFTA_SET_ELEM_EXPR = 7 => expr: Option<Nest<'a>>,
-        /// Several of them
+        /// Several statements
         NFTA_SET_ELEM_EXPRESSIONS = 11 => expressions: Option<Nest<'a>>,
-        /// Name of the object that a map has for it
+        /// Name of an object map's object
         NFTA_SET_ELEM_OBJREF = 9 => objref: Option<Text<'a>>,
         /// `NFT_SET_ELEM_*`
         NFTA_SET_ELEM_FLAGS = 3 => flags: Option<u32>,
-        /// Milliseconds
+        /// Timeout, milliseconds
         NFTA_SET_ELEM_TIMEOUT = 4 => timeout: Option<u64>,
-        /// Milliseconds that are left
+        /// Remaining time, milliseconds
         NFTA_SET_ELEM_EXPIRATION = 5 => expiration: Option<u64>,
         /// Type, length, value
         NFTA_SET_ELEM_USERDATA = 6 => userdata: Option<Cow<'a, [u8]>>,
@@ -65,10 +65,10 @@ crate::netfilter::attributes! {
 }
 
 impl SetElement<'_> {
-    /// The statements of its own: name and attributes of each.
+    /// Its statements.
     ///
     /// # Errors
-    /// A broken one.
+    /// A malformed statement.
     pub fn statements(&self) -> Result<Vec<Expression<'_>>> {
         let one = self.expr.iter().map(|statement| Expression::parse(&statement.0));
         let mut statements = one.collect::<Result<Vec<_>>>()?;

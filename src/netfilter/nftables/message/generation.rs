@@ -5,11 +5,11 @@ use crate::netfilter::netlink::Text;
 crate::netfilter::attributes! {
     /// The generation of the rule set.
     Generation {
-        /// Raised by each change
+        /// Generation id, incremented by each change
         NFTA_GEN_ID = 1 => id: u32,
-        /// Process that made the last one
+        /// Process id of the last change
         NFTA_GEN_PROC_PID = 2 => proc_pid: Option<u32>,
-        /// Its name
+        /// Name of that process
         NFTA_GEN_PROC_NAME = 3 => proc_name: Option<Text<'a>>,
     }
 }

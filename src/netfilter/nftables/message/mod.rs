@@ -1,7 +1,8 @@
-//! Messages of nf_tables: what follows `struct nlmsghdr`.
+//! Messages of nf_tables: the payload after `struct nlmsghdr`.
 //!
-//! `net/netfilter/nf_tables_api.c`: `nf_tables_fill_table_info`, `nf_tables_fill_chain_info`, `nf_tables_fill_rule_info`,
-//! `nf_tables_fill_set`, `nf_tables_fill_setelem`, `nf_tables_fill_gen_info`; read in 5.4, 6.1, 6.12.
+//! `net/netfilter/nf_tables_api.c`: `nf_tables_fill_table_info`, `nf_tables_fill_chain_info`,
+//! `nf_tables_fill_rule_info`, `nf_tables_fill_set`, `nf_tables_fill_setelem`, `nf_tables_fill_gen_info`; read in 5.4,
+//! 6.1, 6.12.
 
 mod chain;
 mod elements;
@@ -26,17 +27,17 @@ pub use table::*;
 
 macro_rules! messages {
     ($($variant:ident = $kind:ident,)*) => {
-        /// A message that the kernel answers with.
+        /// A message in the kernel's answers.
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum Body<'a> {
             $(#[doc = concat!("`", stringify!($kind), "`")] $variant($variant<'a>),)*
         }
 
         impl<'a> Body<'a> {
-            /// From the type and what follows the headers.
+            /// Parses the attributes of a message of this type.
             ///
             /// # Errors
-            /// A type that is not known, or a message that lacks something.
+            /// An unknown type, or a missing attribute.
             pub fn parse(kind: u16, bytes: &'a [u8]) -> Result<Self> {
                 match kind {
                     $($kind => AttributeValue::parse(bytes).map(Self::$variant),)*
@@ -44,7 +45,7 @@ macro_rules! messages {
                 }
             }
 
-            /// Its type.
+            /// The message type.
             pub fn kind(&self) -> u16 {
                 match self {
                     $(Self::$variant(_) => $kind,)*
@@ -90,21 +91,21 @@ messages! {
 pub struct NftMessage<'a> {
     /// Family of the table, and the lower 16 bits of the generation.
     pub header: Nfgenmsg,
-    /// All the rest.
+    /// The attributes.
     pub body: Body<'a>,
 }
 
 impl<'a> NftMessage<'a> {
-    /// From the type and what follows `struct nlmsghdr`.
+    /// Parses type and payload.
     ///
     /// # Errors
-    /// A type that is not known, or a message that lacks something.
+    /// An unknown type, or a missing attribute.
     pub fn parse(kind: u16, bytes: &'a [u8]) -> Result<Self> {
         let (header, rest) = Nfgenmsg::split(bytes)?;
         Ok(Self { header, body: Body::parse(kind, rest)? })
     }
 
-    /// Writes it.
+    /// Writes the payload.
     pub fn emit(&self, out: &mut MessageWriter) {
         self.header.emit(out);
         self.body.emit(out);

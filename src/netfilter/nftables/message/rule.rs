@@ -13,17 +13,17 @@ crate::netfilter::attributes! {
         NFTA_RULE_TABLE = 1 => table: Text<'a>,
         /// Name of its chain
         NFTA_RULE_CHAIN = 2 => chain: Option<Text<'a>>,
-        /// Number of the rule
+        /// Handle
         NFTA_RULE_HANDLE = 3 => handle: Option<u64>,
-        /// Number of the rule before it
+        /// Handle of the preceding rule
         NFTA_RULE_POSITION = 6 => position: Option<u64>,
         /// What it tests and does
         NFTA_RULE_EXPRESSIONS = 4 => expressions: Option<AttributeList<'a, Expression<'a>>>,
         /// Type, length, value
         NFTA_RULE_USERDATA = 7 => userdata: Option<Cow<'a, [u8]>>,
-        /// Protocol that iptables-nft tells
+        /// Protocol, set by iptables-nft
         NFTA_RULE_COMPAT = 5 => compat: Option<Compat<'a>>,
-        /// Number within a batch
+        /// Id within a batch
         NFTA_RULE_ID = 9 => id: Option<u32>,
     }
 }
@@ -51,7 +51,7 @@ impl Visit for Rule<'_> {
 }
 
 crate::netfilter::attributes! {
-    /// What iptables-nft tells about a rule, for extensions that ask for the protocol.
+    /// Protocol of a rule, set by iptables-nft for extensions that need it.
     Compat {
         /// `IPPROTO_*`
         NFTA_RULE_COMPAT_PROTO = 1 => proto: Option<u32>,

@@ -12,35 +12,35 @@ crate::netfilter::attributes! {
         NFTA_SET_TABLE = 1 => table: Text<'a>,
         /// Name
         NFTA_SET_NAME = 2 => name: Text<'a>,
-        /// Number of the set
+        /// Handle
         NFTA_SET_HANDLE = 16 => handle: Option<u64>,
         /// `NFT_SET_*`
         NFTA_SET_FLAGS = 3 => flags: Option<u32>,
-        /// What nft says that keys are
+        /// nft's type of keys
         NFTA_SET_KEY_TYPE = 4 => key_type: Option<u32>,
-        /// Bytes of a key
+        /// Length of a key, bytes
         NFTA_SET_KEY_LEN = 5 => key_len: u32,
-        /// What nft says that a map has
+        /// nft's type of a map's data
         NFTA_SET_DATA_TYPE = 6 => data_type: Option<u32>,
-        /// Bytes of that
+        /// Length of data, bytes
         NFTA_SET_DATA_LEN = 7 => data_len: Option<u32>,
-        /// `NFT_OBJECT_*`, of a map of objects
+        /// `NFT_OBJECT_*`, for an object map
         NFTA_SET_OBJ_TYPE = 15 => obj_type: Option<u32>,
-        /// Milliseconds
+        /// Default timeout, milliseconds
         NFTA_SET_TIMEOUT = 11 => timeout: Option<u64>,
-        /// Milliseconds
+        /// Interval of garbage collection, milliseconds
         NFTA_SET_GC_INTERVAL = 12 => gc_interval: Option<u32>,
         /// `NFT_SET_POL_*`
         NFTA_SET_POLICY = 8 => policy: Option<u32>,
         /// Type, length, value
         NFTA_SET_USERDATA = 13 => userdata: Option<Cow<'a, [u8]>>,
-        /// Its size, and the fields of a key
+        /// Size, and fields of a key
         NFTA_SET_DESC = 9 => desc: Option<SetDesc<'a>>,
-        /// A statement of each element
+        /// A statement for each element
         NFTA_SET_EXPR = 17 => expr: Option<Nest<'a>>,
-        /// Several of them
+        /// Several statements
         NFTA_SET_EXPRESSIONS = 18 => expressions: Option<Nest<'a>>,
-        /// Number within a batch
+        /// Id within a batch
         NFTA_SET_ID = 10 => id: Option<u32>,
     }
 }
@@ -77,7 +77,7 @@ impl Visit for Set<'_> {
     }
 }
 
-/// What a set is asked for by.
+/// Identifies a set in requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetName<'a> {
     /// Name of its table
@@ -94,9 +94,9 @@ impl Emit for SetName<'_> {
 }
 
 crate::netfilter::attributes! {
-    /// What a set was made for.
+    /// Description of a set.
     SetDesc {
-        /// Elements
+        /// Number of elements
         NFTA_SET_DESC_SIZE = 1 => size: Option<u32>,
         /// The fields of a key
         NFTA_SET_DESC_CONCAT = 2 => concat: Option<AttributeList<'a, SetField<'a>>>,
@@ -106,9 +106,9 @@ crate::netfilter::attributes! {
 crate::netfilter::visit!(SetDesc { plain: [size], nested: [concat] });
 
 crate::netfilter::attributes! {
-    /// A field of a key.
+    /// A field of a concatenated key.
     SetField {
-        /// Bytes, without those that fill it up to 4
+        /// Length without padding, bytes
         NFTA_SET_FIELD_LEN = 1 => len: Option<u32>,
     }
 }

@@ -9,13 +9,13 @@ crate::netfilter::attributes! {
     Table {
         /// Name
         NFTA_TABLE_NAME = 1 => name: Text<'a>,
-        /// Chains, sets, objects and flowtables in it
+        /// Use count: chains, sets, objects and flowtables
         NFTA_TABLE_USE = 3 => used: Option<u32>,
-        /// Number of the table
+        /// Handle
         NFTA_TABLE_HANDLE = 4 => handle: Option<u64>,
         /// `NFT_TABLE_F_*`
         NFTA_TABLE_FLAGS = 2 => flags: Option<u32>,
-        /// Netlink port of the program that owns it
+        /// Netlink port id of the owner program
         NFTA_TABLE_OWNER = 7 => owner: Option<u32>,
         /// Type, length, value
         NFTA_TABLE_USERDATA = 6 => userdata: Option<Cow<'a, [u8]>>,

@@ -7,7 +7,7 @@ use crate::netfilter::xtables::Inet;
 crate::netfilter::layout! {
     /// `struct xt_connlimit_info`
     XtConnlimitInfo = 24 {
-        /// Of the addresses that are counted as one
+        /// Mask for addresses that are counted together
         0 mask: Inet => hidden, 16 limit: u32 => plain, 20 flags: u32 => plain,
     }
 }

@@ -1,4 +1,4 @@
-//! `conntrack`: the connection of the packet.
+//! `conntrack`: properties of the packet's connection.
 //!
 //! `include/uapi/linux/netfilter/xt_conntrack.h`; `xt_conntrack.c`: `conntrack_mt_v1`, `conntrack_mt_v2`,
 //! `conntrack_mt_v3`.
@@ -43,7 +43,7 @@ crate::netfilter::layout! {
     }
 }
 
-/// The same in the structure of revision 3.
+/// Converts older revisions to revision 3.
 macro_rules! third {
     ($($old:ident)*) => {$(
         impl From<$old<'_>> for XtConntrackMtinfo3<'_> {

@@ -1,5 +1,5 @@
-//! Matches: one a file, with its structures. In `include/uapi/linux/netfilter/`, `net/netfilter/`, `net/ipv4/netfilter/` and
-//! `net/ipv6/netfilter/`.
+//! Matches of x_tables: one file each, with their structures. In `include/uapi/linux/netfilter/`, `net/netfilter/`,
+//! `net/ipv4/netfilter/` and `net/ipv6/netfilter/`.
 
 use super::{Untyped, extensions};
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};

@@ -1,4 +1,4 @@
-//! `nfacct`: counts packets in an object of its name.
+//! `nfacct`: counts packets in a named object.
 //!
 //! `include/uapi/linux/netfilter/xt_nfacct.h`; `xt_nfacct.c`: `nfacct_mt`, which holds for every packet, unless the object has a quota.
 

@@ -1,4 +1,4 @@
-//! `owner`: who has the socket.
+//! `owner`: user and group of the packet's socket.
 //!
 //! `include/uapi/linux/netfilter/xt_owner.h`; `xt_owner.c`: `owner_mt`.
 

@@ -1,4 +1,4 @@
-//! `rpfilter`: whether an answer would leave by the same device.
+//! `rpfilter`: whether replies would leave by the same device.
 //!
 //! `include/uapi/linux/netfilter/xt_rpfilter.h`; `ipt_rpfilter.c`, `ip6t_rpfilter.c`: `rpfilter_mt`.
 

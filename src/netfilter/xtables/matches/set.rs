@@ -6,10 +6,10 @@ crate::netfilter::layout! {
     /// `struct xt_set_info_match_v0`
     XtSetInfoMatchV0 = 32 {
         0 index: u16 => plain,
-        /// One a dimension (`IPSET_*`), ended by 0
+        /// One per dimension (`IPSET_*`), terminated by 0
         4 flags: [u32; 7] => plain,
     }
-    /// `struct xt_set_info_match_v1`, of revision 2 too
+    /// `struct xt_set_info_match_v1`, also of revision 2
     XtSetInfoMatchV1 = 4 {
         0 index: u16 => plain, 2 dim: u8 => plain, 3 flags: u8 => plain,
     }

@@ -1,4 +1,4 @@
-//! `statistic`: chance.
+//! `statistic`: random or every nth packet.
 //!
 //! `include/uapi/linux/netfilter/xt_statistic.h`; `xt_statistic.c`: `statistic_mt`.
 

@@ -5,7 +5,7 @@
 crate::netfilter::layout! {
     /// `struct xt_mark_tginfo2`
     XtMarkTginfo2 = 8 {
-        /// Bits to flip after `mask` is cleared
+        /// Bits to invert after those of `mask` are cleared
         0 mark: u32 => plain, 4 mask: u32 => plain,
     }
 }

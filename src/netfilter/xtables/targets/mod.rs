@@ -1,4 +1,4 @@
-//! Targets: one a file, with its structures; those of NAT share theirs.
+//! Targets of x_tables: one file each, with their structures; those of NAT share theirs.
 
 use super::{Untyped, extensions};
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};

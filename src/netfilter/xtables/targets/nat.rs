@@ -1,4 +1,4 @@
-//! Translations: SNAT, DNAT, MASQUERADE, REDIRECT, NETMAP.
+//! NAT targets: SNAT, DNAT, MASQUERADE, REDIRECT, NETMAP.
 //!
 //! `include/uapi/linux/netfilter/nf_nat.h`; `xt_nat.c`, `xt_MASQUERADE.c`, `xt_REDIRECT.c`, `xt_NETMAP.c`.
 
@@ -19,7 +19,7 @@ crate::netfilter::layout! {
     NfNatRange2 = 44 {
         0 flags: u32 => plain, 4 min_addr: Inet => range(max_addr), 20 max_addr: Inet => plain,
         36 min_proto: Be16 => plain, 38 max_proto: Be16 => plain,
-        /// First port before the translation, of `NF_NAT_RANGE_PROTO_OFFSET`
+        /// First port before translation, for `NF_NAT_RANGE_PROTO_OFFSET`
         40 base_proto: Be16 => plain,
     }
 }

@@ -1,4 +1,4 @@
-//! `REJECT`: answers that the packet is refused.
+//! `REJECT`: drops the packet and sends an error to the sender.
 //!
 //! `include/uapi/linux/netfilter_ipv4/ipt_REJECT.h`, `include/uapi/linux/netfilter_ipv6/ip6t_REJECT.h`; `ipt_REJECT.c`:
 //! `reject_tg`, `ip6t_REJECT.c`: `reject_tg6`.

@@ -1,4 +1,4 @@
-//! `SET`: adds to an ipset, deletes from one, takes what an element says.
+//! `SET`: adds to an ipset, deletes from one, or takes values from an element.
 //!
 //! `include/uapi/linux/netfilter/xt_set.h`; `xt_set.c`: `set_target_v0`, `set_target_v1`, `set_target_v2`,
 //! `set_target_v3`.
@@ -7,7 +7,7 @@ crate::netfilter::layout! {
     /// `struct xt_set_info_target_v0`
     XtSetInfoTargetV0 = 64 {
         0 add_index: u16 => plain,
-        /// One a dimension (`IPSET_*`), ended by 0
+        /// One per dimension (`IPSET_*`), terminated by 0
         4 add_flags: [u32; 7] => plain, 32 del_index: u16 => plain, 36 del_flags: [u32; 7] => plain,
     }
     /// `struct xt_set_info_target_v1`

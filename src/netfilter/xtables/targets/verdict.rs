@@ -1,15 +1,15 @@
-//! The targets of x_tables itself: a verdict, which has no name, and `ERROR`, which begins a chain of the user or ends the
-//! table.
+//! Built-in targets of x_tables: the standard target (a verdict), which has no name, and `ERROR`, which begins a
+//! user-defined chain or ends the table.
 //!
 //! `include/uapi/linux/netfilter/x_tables.h`; `ip_tables.c`: `ipt_do_table`, `ipt_error`.
 
 crate::netfilter::layout! {
-    /// `struct xt_standard_target` behind its header
+    /// `struct xt_standard_target` after its header
     XtStandardTarget = 4 {
-        /// Below 0 a verdict, else the offset of the entry to go on at
+        /// Negative: a verdict; else the offset of the entry to jump to
         0 verdict: i32 => plain,
     }
-    /// `struct xt_error_target` behind its header
+    /// `struct xt_error_target` after its header
     XtErrorTarget = 30 {
         0 errorname: [u8; 30] => chain,
     }
