@@ -1,20 +1,20 @@
-//! Rules of the same programs, or of programs that do the same, in more than one backend.
+//! Detects rules of the same program, or of related programs, in more than one backend.
 
 use std::collections::BTreeMap;
 
 use crate::facts::netfilter::{Backend, ChainKind, Family, Hook, Owner, Step, owner};
 use crate::symbolic::{Certainty, Network, Occurrence};
 
-/// Who writes rules for Services and pods: what one of them has written stands in the way of another's.
+/// Programs that write rules for Services and pods, whose rules interfere across backends.
 const SERVICES: &[Owner] =
     &[Owner::KubeProxy, Owner::Kubelet, Owner::Kubenet, Owner::Flannel, Owner::CniPortmap, Owner::CniBridge];
-/// Whose rules stand only in their own way.
+/// Programs whose rules interfere with their own only.
 const OTHERS: &[Owner] = &[Owner::Calico, Owner::Docker];
 
-/// A rule that translates: family of its packets, backend, who writes it, name of its chain.
+/// A NAT rule: family of its packets, backend, owner, name of its chain.
 type Half = (Family, Backend, Owner, String);
 
-/// Whether rules for Services or pods stand in two backends, and which.
+/// Whether rules for Services or pods are in two backends, and which.
 pub(super) fn split(network: &Network<'_>) -> Occurrence {
     let mut halves: BTreeMap<(Family, Backend, Owner), Half> = BTreeMap::new();
     let (mut searched, mut unread) = (Vec::new(), None);
@@ -50,7 +50,7 @@ pub(super) fn split(network: &Network<'_>) -> Occurrence {
         let place = format!("{}, and {} as well", half(one), half(other));
         return Occurrence { certainty: Certainty::Happens, place };
     }
-    // Of a part that is too large to be read whole, somebody else's backend may hold another half.
+    // Another backend may have the other half of a part that was only searched.
     let large = searched.into_iter().find(|(at, families, _)| {
         let legacy = network.rules[*at].legacy;
         halves.keys().any(|(family, backend, _)| families.contains(family) && (*backend == Backend::Legacy) != legacy)
@@ -64,15 +64,15 @@ fn is_known(owner: Owner) -> bool {
     SERVICES.contains(&owner) || OTHERS.contains(&owner)
 }
 
-/// Whether two such rules are halves that do not know of each other: of one program, or of two that share their rules through
-/// iptables. Native rules beside someone else's are none: each program chooses its own interface.
+/// Whether two such rules are halves unaware of each other: of one program, or of two that share their rules through
+/// iptables. Native nf_tables rules next to another program's are not, since each program chooses its own interface.
 fn are_split((family, backend, owner, _): &Half, (other_family, other_backend, other_owner, _): &Half) -> bool {
     let shared = [backend, other_backend].iter().all(|backend| **backend != Backend::Nftables);
     let same = shared && [owner, other_owner].iter().all(|owner| SERVICES.contains(owner));
     family == other_family && backend != other_backend && (owner == other_owner || same)
 }
 
-/// The families whose packets meet a table's rules.
+/// Families of packets that traverse a table of this family.
 fn families(of: Family) -> &'static [Family] {
     match of {
         Family::Ipv4 => &[Family::Ipv4],

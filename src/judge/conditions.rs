@@ -1,4 +1,4 @@
-//! The vocabulary of conditions: which function evaluates each word of [`Test`].
+//! Dispatch of condition tests: which function evaluates each [`Test`].
 
 use super::context::{Context, Evaluation, unread_links};
 use super::tunnel::PROBE;
@@ -8,7 +8,7 @@ use crate::advisory::defects::DefectState;
 use crate::facts::{Link, Question, Reading};
 use crate::symbolic;
 
-/// Evaluates one condition; `tunnel` is the subject of an advisory about tunnels.
+/// Evaluates one condition; `tunnel` is the subject of an advisory judged per tunnel.
 pub(super) fn evaluate(context: &Context<'_>, test: &Test, tunnel: Option<&Link>) -> Evaluation {
     if context.effort.ended() == Some(symbolic::Ended::Stopped) {
         return Evaluation::unknown(symbolic::Ended::Stopped.why());

@@ -1,9 +1,9 @@
-//! Conditions about the connection tracking table.
+//! Conditions about the conntrack table.
 
 use super::context::Evaluation;
 use crate::facts::{Conntrack, FlowProtocol, FlowReading, FlowSample, FlowState, Question, Reading};
 
-/// The table has entries.
+/// `conntrack_active`: the table has entries.
 pub(super) fn active(conntrack: &Conntrack) -> Evaluation {
     match &conntrack.entries {
         Reading::Ok(0) => Evaluation::fails("connection tracking has 0 entries"),
@@ -14,7 +14,7 @@ pub(super) fn active(conntrack: &Conntrack) -> Evaluation {
     }
 }
 
-/// Entries ÷ limit of the table is at least this.
+/// `conntrack_table_filled`: entries ÷ limit is at least `ratio`.
 pub(super) fn table_filled(conntrack: &Conntrack, sample: &FlowReading<FlowSample>, ratio: f64) -> Evaluation {
     match (&conntrack.entries, &conntrack.entries_limit) {
         (Reading::Ok(entries), Reading::Ok(0)) => {
@@ -27,19 +27,19 @@ pub(super) fn table_filled(conntrack: &Conntrack, sample: &FlowReading<FlowSampl
             let outcome = Evaluation::holds_if(filled >= ratio, detail);
             let doubled = limit.saturating_mul(2);
             if doubled > i32::MAX as u64 {
-                return outcome; // more than the kernel takes
+                return outcome; // more than the kernel accepts
             }
             let outcome = outcome.with("entries_limit_doubled", doubled);
             match conntrack.buckets.ok() {
                 Some(buckets) => outcome.with("buckets_for_that", (*buckets).max(doubled / 4)),
-                None => outcome, // there may be more than that now
+                None => outcome, // there may be more by now
             }
         }
         (Reading::Ok(_), other) | (other, _) => unread_conntrack(other),
     }
 }
 
-/// What stands in the way of new entries: those that are not dropped to make room.
+/// What occupies the table: the share that cannot be evicted to make room.
 fn what_fills(sample: &FlowSample) -> Option<String> {
     let evictable = sample.evictable_ratio()?;
     let established = sample.composition.get(&(FlowProtocol::Tcp, FlowState::Established));
@@ -57,7 +57,7 @@ fn what_fills(sample: &FlowSample) -> Option<String> {
     })
 }
 
-/// 2 · entries ÷ buckets is at least this.
+/// `conntrack_buckets_loaded`: 2 · entries ÷ buckets is at least `ratio`.
 pub(super) fn buckets_loaded(conntrack: &Conntrack, ratio: f64) -> Evaluation {
     match (&conntrack.entries, &conntrack.buckets) {
         (_, Reading::Ok(0)) => Evaluation::unknown("nf_conntrack_buckets is 0"),

@@ -1,4 +1,4 @@
-//! What conditions are evaluated against, and what comes of it.
+//! Context and result of evaluating conditions.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -8,39 +8,42 @@ use super::{ConditionState, DefectFinding, Derived};
 use crate::facts::{Facts, Question, Reading};
 use crate::symbolic;
 
-/// What conditions are evaluated against.
+/// Everything that conditions are evaluated on.
 pub(crate) struct Context<'a> {
-    /// What was seen.
+    /// The facts.
     pub facts: &'a Facts,
-    /// What is known about the kernel.
+    /// Decisions about kernel defects.
     pub defects: &'a [DefectFinding],
-    /// Set when counters, tunnels and rules are not the node's.
+    /// Why counters, tunnels and rules are not the node's; `None`: they are.
     pub wrong_namespace: Option<&'static str>,
-    /// Details name addresses of flows.
+    /// Whether details may show addresses of flows.
     pub flow_addresses: bool,
-    /// The work that all walks together may do.
+    /// Work budget shared by all walks of this judgement.
     pub(super) effort: symbolic::Effort<'a>,
-    /// Rules, links and addresses; or what of them was not read.
+    /// Rules, links and addresses, or what was not read of them.
     network: OnceCell<Result<symbolic::Network<'a>, Question>>,
-    /// What walks have found on these facts.
+    /// Results of walks on these facts.
     pub(super) derived: &'a Derived,
-    /// What happens to the outer packets of tunnels, by index of the device.
+    /// Result for each tunnel's outer packets, by index of the device.
     pub(super) outer: RefCell<BTreeMap<u32, Result<symbolic::OuterPackets, Question>>>,
 }
 
-/// The state of a condition, why, and what its remedies can use.
+/// Result of evaluating a condition.
 pub(crate) struct Evaluation {
+    /// Whether it holds.
     pub state: ConditionState,
+    /// One line that names what decided it.
     pub detail: String,
-    /// If it is unknown: commands that show what could not be told.
+    /// If unknown: commands that show what could not be determined.
     pub commands: Vec<String>,
+    /// Values for placeholders in remedies' commands.
     pub values: Vec<(&'static str, String)>,
-    /// It is about Services of Kubernetes, or may be.
+    /// Whether it is about Kubernetes Services, or may be.
     pub of_services: bool,
 }
 
 impl Evaluation {
-    /// A state, and one line that names what decided it.
+    /// A state with its detail.
     pub(super) fn new(state: ConditionState, detail: impl Into<String>) -> Self {
         Self { state, detail: detail.into(), commands: Vec::new(), values: Vec::new(), of_services: false }
     }
@@ -55,7 +58,7 @@ impl Evaluation {
         Self::new(ConditionState::Fails, detail)
     }
 
-    /// It could not be told; the commands show what was missing.
+    /// Not determined; the question has the commands.
     pub(super) fn unknown(question: impl Into<Question>) -> Self {
         let Question { text, commands } = question.into();
         Self { commands, ..Self::new(ConditionState::Unknown, text) }
@@ -66,12 +69,12 @@ impl Evaluation {
         if holds { Self::holds(detail) } else { Self::fails(detail) }
     }
 
-    /// The same, about Services of Kubernetes or not.
+    /// Sets whether it is about Kubernetes Services.
     pub(super) fn of_services(self, of_services: bool) -> Self {
         Self { of_services, ..self }
     }
 
-    /// The same, with a value for `{name}` in the commands of remedies.
+    /// Adds a value for `{name}` in remedies' commands.
     pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.values.push((name, value.to_string()));
         self
@@ -79,7 +82,7 @@ impl Evaluation {
 }
 
 impl<'a> Context<'a> {
-    /// Before anything was evaluated.
+    /// For a new judgement.
     pub(crate) fn new(
         facts: &'a Facts,
         defects: &'a [DefectFinding],
@@ -99,19 +102,19 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// What packets can meet.
+    /// The network that walks see, built on first use.
     pub(super) fn network(&self) -> Result<&symbolic::Network<'a>, Question> {
         let network = || symbolic::Network::new(self.facts).inspect(|network| self.derived.begin(network));
         self.network.get_or_init(network).as_ref().map_err(Question::clone)
     }
 
-    /// What is known about a defect of the kernel.
+    /// The decision about a kernel defect.
     pub(super) fn defect(&self, id: &str) -> Option<&DefectFinding> {
         self.defects.iter().find(|defect| defect.id == id)
     }
 }
 
-/// Links were not read.
+/// The question left by unread links.
 pub(super) fn unread_links<T>(links: &Reading<T>) -> Question {
     Question::unread(links).shown_by(["ip", "-d", "link", "show"])
 }

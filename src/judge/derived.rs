@@ -1,11 +1,11 @@
-//! What walks have found, each walked once for one set of facts, when it is first asked for. `serve` keeps it between readings.
+//! Results of walks, computed on first use and at most once per set of facts. `serve` keeps them between readings.
 //!
-//! A walk is a function of [`Network`], of [`TunnelFacts`] where it is about a tunnel, and of the work that it may do: it gets
-//! nothing else. So what it has found stands while these are the same. The work that it took is charged again, so that a
-//! judgement that remembers ends where one ends that does not.
+//! A walk is a function of [`Network`], for a tunnel also of [`TunnelFacts`], and of the work budget, and has no other
+//! inputs. So its result is valid while these are the same. Its work is charged again on reuse, so that a judgement
+//! with memory ends where one without does.
 //!
-//! Not kept: anything found by a judgement that was stopped, ran out of budget, or is about a reading that was cut.
-//! Conditions themselves, levels, texts, and what stands beside the rules are evaluated each time.
+//! Not kept: results of a judgement that was stopped or ran out of budget, or that was about a reading that was cut.
+//! Conditions, levels, texts, and what is outside the rules are evaluated each time.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::symbolic::{
     UdpTargets,
 };
 
-/// What walks have found on one set of facts.
+/// Results of walks on one set of facts.
 #[derive(Debug, Default)]
 pub struct Derived {
-    /// The facts; `None`: nothing was walked.
+    /// Inputs of the results; `None`: no results.
     network: RefCell<Option<Kept>>,
     reached: Once<ReachedRules>,
     answers: Once<SourceNatReplies>,
@@ -28,14 +28,14 @@ pub struct Derived {
     translates: Once<Occurrence>,
     split: Once<Occurrence>,
     dns_to_several: Once<Occurrence>,
-    /// Of these entries.
+    /// For these entries.
     udp_targets: RefCell<Option<(Arc<UdpTranslations>, Once<UdpTargets>)>>,
-    /// Of each tunnel.
+    /// By tunnel.
     outer: RefCell<Vec<(TunnelFacts, Once<OuterPackets>)>>,
 }
 
 impl Derived {
-    /// A judgement begins on these facts: what was found on others is forgotten.
+    /// Starts a judgement; drops results for other inputs.
     pub fn begin(&self, network: &Network<'_>) {
         let mut known = self.network.borrow_mut();
         if known.as_mut().is_some_and(|known| known.is_like(network)) {
@@ -50,8 +50,8 @@ impl Derived {
         self.outer.borrow_mut().clear();
     }
 
-    /// A judgement has ended; `cut`: before its end, and nothing that it found is kept. Tunnels that it was not about are
-    /// forgotten.
+    /// Ends a judgement; `cut`: it was incomplete, and nothing that it found is kept. Drops results for tunnels that it
+    /// did not use.
     pub fn end(&mut self, cut: bool) {
         self.reached.end(cut);
         self.answers.end(cut);
@@ -70,12 +70,12 @@ impl Derived {
         [&self.translates, &self.split, &self.dns_to_several]
     }
 
-    /// Source-NAT rules that new connections get to.
+    /// Source-NAT rules that new connections reach.
     pub fn reached(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<ReachedRules> {
         self.reached.get(effort, || symbolic::reached(network, effort))
     }
 
-    /// Invalid segments that answer connections whose source was translated.
+    /// Connections with a translated source, and invalid segments in reply to them.
     pub fn answers(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<SourceNatReplies> {
         self.answers.get(effort, || symbolic::answers(network, effort))
     }
@@ -85,22 +85,22 @@ impl Derived {
         self.translates.get(effort, || network.translates())
     }
 
-    /// Whether rules for Services or pods stand in two backends, and which.
+    /// Whether rules for Services or pods are in two backends, and which.
     pub fn split(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Occurrence> {
         self.split.get(effort, || backends::split(network))
     }
 
-    /// Whether name queries to one address get to one of several name servers.
+    /// Whether DNS queries to one address may reach several name servers.
     pub fn dns_to_several(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Occurrence> {
         self.dns_to_several.get(effort, || symbolic::dns_to_several(network, effort))
     }
 
-    /// Connections whose clients can reach the real server past the translation.
+    /// Connections whose clients can reach the real server directly.
     pub fn bypass(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Bypass> {
         self.bypass.get(effort, || symbolic::bypass(network, effort))
     }
 
-    /// What rules do to destinations of UDP, and whether they still give these translations.
+    /// What rules do to UDP destinations, and whether they still give these translations.
     pub fn udp_targets(
         &self,
         network: &Network<'_>,
@@ -115,7 +115,7 @@ impl Derived {
         known.get(effort, || symbolic::udp_targets(network, &translations.each, effort))
     }
 
-    /// What happens to the outer packets of a tunnel.
+    /// What happens to a tunnel's outer packets.
     pub fn outer(&self, network: &Network<'_>, facts: TunnelFacts, effort: &Effort<'_>) -> Arc<OuterPackets> {
         let mut outer = self.outer.borrow_mut();
         let at = outer.iter().position(|(known, _)| *known == facts).unwrap_or_else(|| {
@@ -127,15 +127,15 @@ impl Derived {
     }
 }
 
-/// What one walk has found.
+/// The result of one walk.
 #[derive(Debug)]
 struct Once<T> {
     found: RefCell<Option<Arc<T>>>,
-    /// The work that it took.
+    /// Work units that it took.
     units: Cell<u64>,
-    /// In this judgement it was asked for, and the work is charged.
+    /// Whether it was used, and charged, in this judgement.
     asked: Cell<bool>,
-    /// It was found in this judgement.
+    /// Whether it was computed in this judgement.
     new: Cell<bool>,
 }
 
@@ -165,7 +165,7 @@ impl<T> Once<T> {
         self.found.take();
     }
 
-    /// Returns whether it was asked for, and is kept.
+    /// Ends a judgement; returns whether the result was used and is kept.
     fn end(&self, cut: bool) -> bool {
         if self.new.take() && cut {
             self.forget();

@@ -1,4 +1,4 @@
-//! What was found: of a condition, an advisory, a kernel defect, and of all of them.
+//! Results of judging: conditions, advisories, kernel defects, and the report.
 
 use std::net::IpAddr;
 
@@ -6,71 +6,71 @@ use super::ConditionState;
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{ConditionKind, Severity, State};
 
-/// One condition on this node.
+/// Result of one condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionFinding {
     /// Public name.
     pub id: String,
-    /// Ingredient or lack of a safeguard.
+    /// Ingredient or safeguard.
     pub kind: ConditionKind,
     /// Whether it holds.
     pub state: ConditionState,
     /// One line that names what decided it.
     pub detail: String,
-    /// If it is unknown: commands that show what could not be told. Empty: there is none.
+    /// If unknown: commands that show what could not be determined; may be empty.
     pub commands: Vec<String>,
 }
 
-/// A remedy that fits this node.
+/// A remedy that applies to this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemedyFinding {
     /// What it does.
     pub text: String,
-    /// A command, filled in.
+    /// Shell command with its placeholders filled in; `None`: there is none.
     pub command: Option<String>,
     /// Whether its effect survives a reboot.
     pub survives_reboot: bool,
 }
 
-/// UDP whose translation no rule gives any more.
+/// A UDP entry with a translation that no rule gives any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleTranslation {
-    /// Who sends.
+    /// Source address and port.
     pub client: (IpAddr, u16),
-    /// Where to.
+    /// Original destination.
     pub destination: (IpAddr, u16),
-    /// Where it goes instead.
+    /// Translated destination.
     pub target: (IpAddr, u16),
-    /// It was seen in two readings, and packets came between them. `None`: it was seen once.
+    /// Whether packets refreshed the entry between two readings; `None`: seen in one reading only.
     pub refilled: Option<bool>,
 }
 
-/// One advisory on this node.
+/// Result of one advisory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Public name.
     pub id: String,
-    /// One line.
+    /// One line of description.
     pub title: String,
-    /// How bad an exposure is.
+    /// Severity of an exposure.
     pub severity: Severity,
     /// The verdict.
     pub state: State,
-    /// It is unknown, and something that decides it could not be read: a permission or a repair would tell.
+    /// Whether it is unknown because a source was denied or failed, so that a permission or repair would help.
     pub unseen: bool,
-    /// The tunnel that the conditions are about, where an advisory is judged on each.
+    /// Name of the tunnel that the conditions are about, for advisories judged per tunnel.
     pub subject: Option<String>,
     /// One sentence about this node.
     pub summary: String,
     /// In the advisory's order.
     pub conditions: Vec<ConditionFinding>,
-    /// Counters that bear on it; they decide nothing.
+    /// Counters that relate to it, without influence on the state.
     pub evidence: Vec<String>,
-    /// What to do; empty unless exposed.
+    /// What to do, best first; empty unless exposed.
     pub remedies: Vec<RemedyFinding>,
-    /// Where this is known from.
+    /// URLs of reports and fixes.
     pub references: Vec<String>,
-    /// Why this risk is known and does not count. `None`: it counts.
+    /// Why the risk is accepted and does not count; `None`: it is not accepted.
     pub accepted: Option<String>,
 }
 
@@ -80,19 +80,19 @@ impl Finding {
         self.accepted.is_some() && matches!(self.state, State::Exposed | State::Unknown)
     }
 
-    /// The detail that decided, without the subject's name in front.
+    /// The deciding detail, without the subject's name.
     pub fn cause(&self) -> &str {
         let detail = self.deciding().map_or("", |condition| &condition.detail);
         let subject = self.subject.as_deref().unwrap_or_default();
         detail.strip_prefix(subject).and_then(|detail| detail.strip_prefix(": ")).unwrap_or(detail)
     }
 
-    /// Commands that show what kept it unknown.
+    /// Commands that show why it is unknown.
     pub fn commands(&self) -> &[String] {
         self.deciding().map_or(&[], |condition| &condition.commands)
     }
 
-    /// The condition that decided the state; for an exposure, the last safeguard that is lacking.
+    /// The condition that decided the state; for an exposure, the last safeguard that is missing.
     pub fn deciding(&self) -> Option<&ConditionFinding> {
         let failing = |kind| {
             move |condition: &&ConditionFinding| condition.kind == kind && condition.state == ConditionState::Fails
@@ -110,59 +110,59 @@ impl Finding {
     }
 }
 
-/// One kernel defect on this node.
+/// Result for one kernel defect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefectFinding {
     /// Public name.
     pub id: String,
     /// Whether the running kernel has it.
     pub state: DefectState,
-    /// Where that is known from.
+    /// What the decision rests on.
     pub basis: Basis,
     /// One line that names what decided it.
     pub detail: String,
 }
 
-/// The verdicts about one node.
+/// Verdicts about a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Worst state among the advisories of at least warning that are not accepted.
+    /// Worst state of the advisories of at least `warning` that are not accepted.
     pub verdict: State,
-    /// `--min-severity`: from which one on a finding counts for people and exit codes; the verdict above is always from
-    /// warning on.
+    /// `--min-severity`: severity from which findings count for headlines and exit codes; `verdict` always counts from
+    /// `warning`.
     pub min_severity: Severity,
     /// Sorted by id.
     pub advisories: Vec<Finding>,
     /// Sorted by id.
     pub defects: Vec<DefectFinding>,
-    /// A probe's result that was not used, and why, in a sentence.
+    /// Why a probe's result was not used, in a sentence; `None` if there is none or it was used.
     pub probe_refused: Option<String>,
-    /// UDP whose translation no rule gives any more. `None`: it was not read, or not judged.
+    /// UDP entries with a translation that no rule gives any more; `None`: not read or not judged.
     pub stale_translations: Option<Vec<StaleTranslation>>,
-    /// Addresses of flows are left out.
+    /// Whether addresses of flows are left out.
     pub hide_flow_addresses: bool,
-    /// The caller stopped the judgement before its end: what is unknown may be so for want of time, so this enters no
-    /// history.
+    /// Whether the caller stopped the judgement. Unknown states may be due to that, so the report is not recorded in
+    /// the history.
     pub was_stopped: bool,
 }
 
 impl Report {
-    /// A second look at entries would tell more: a translation that no rule gives was seen once.
+    /// Whether a second reading of entries would help: a stale translation was seen in one reading only.
     pub fn has_seen_once(&self) -> bool {
         self.stale_translations.iter().flatten().any(|stale| stale.refilled.is_none())
     }
 
-    /// The findings that count: of at least this severity, and not accepted.
+    /// Findings of at least this severity that are not accepted.
     pub fn counted(&self, severity: Severity) -> impl Iterator<Item = &Finding> {
         self.advisories.iter().filter(move |finding| finding.severity >= severity && finding.accepted.is_none())
     }
 
-    /// Worst state among those that count.
+    /// Worst state of these.
     pub fn worst(&self, severity: Severity) -> State {
         self.counted(severity).map(|finding| finding.state).max().unwrap_or(State::NotAffected)
     }
 
-    /// How many known risks are left out, of whatever severity.
+    /// Number of accepted risks that would count otherwise, of any severity.
     pub fn left_out(&self) -> usize {
         self.advisories.iter().filter(|finding| finding.is_left_out()).count()
     }

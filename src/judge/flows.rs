@@ -1,4 +1,4 @@
-//! Conditions about entries of connection tracking.
+//! Conditions about conntrack entries.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,17 +13,17 @@ use crate::facts::{
 };
 use crate::symbolic::{Certainty, Given, ReachedRules, UdpTargets};
 
-/// Until then the search for a port went through the whole range (`nf_nat_l4proto_unique_tuple`).
+/// Before this version the search for a free port tries the whole range (`nf_nat_l4proto_unique_tuple`).
 const LIMITED_SEARCH: KernelVersion = KernelVersion::new(5, 0, 0);
-/// Entries of the sample that a full range has to have in it for its absence to mean anything.
+/// Sampled entries that a full range would have to have for its absence to be significant.
 const ENOUGH: f64 = 200.0;
-/// Where entries were not read.
+/// Used if entries were not read.
 static NO_TRANSLATIONS: LazyLock<Arc<UdpTranslations>> = LazyLock::new(Arc::default);
 
-/// Clients that a detail names.
+/// Number of clients that a detail names.
 const NAMED: usize = 3;
 
-/// From which part of so many ports on new connections are lost.
+/// Ratio of used ports from which new connections are lost, for a range of this size.
 fn onset(available: u64, kernel: &Reading<Kernel>) -> f64 {
     let whole = kernel.ok().is_some_and(|kernel| kernel.base < LIMITED_SEARCH);
     match available {
@@ -34,14 +34,14 @@ fn onset(available: u64, kernel: &Reading<Kernel>) -> f64 {
     }
 }
 
-/// From how many used ports of a range on.
+/// Number of used ports from which new connections are lost.
 fn begins_at(range: (u16, u16), kernel: &Reading<Kernel>) -> f64 {
     let available = ports_between(range);
     onset(available, kernel) * available as f64
 }
 
-/// What was lost of new connections at such a share of more than 128 ports: while the oldest connections went, and while none
-/// did (docs/snat-ports.md). `None`: none, or it was not measured.
+/// Measured losses of new connections at this ratio, for more than 128 ports, with and without expiring connections
+/// (docs/snat-ports.md). `None`: none, or not measured.
 fn lost(used: &PortsUsed, kernel: &Reading<Kernel>) -> Option<&'static str> {
     if onset(used.key.available(), kernel) == 1.0 {
         return None;
@@ -56,18 +56,18 @@ fn lost(used: &PortsUsed, kernel: &Reading<Kernel>) -> Option<&'static str> {
     })
 }
 
-/// The oldest kernel on which a SYN was seen to take the port of a connection in TIME_WAIT (`nf_nat_used_tuple_harder`); on 6.1 none
-/// does.
+/// Oldest kernel on which a SYN was seen to reuse the port of a connection in TIME_WAIT (`nf_nat_used_tuple_harder`);
+/// on 6.1 it does not.
 const TAKES_TIME_WAIT: KernelVersion = KernelVersion::new(6, 12, 0);
 
-/// Ports that no new connection can have.
+/// Number of ports that new connections cannot get.
 fn effective(used: &PortsUsed, kernel: &Reading<Kernel>) -> u64 {
     const TCP: u8 = 6;
     let takes = used.key.protocol == TCP && kernel.ok().is_some_and(|kernel| kernel.base >= TAKES_TIME_WAIT);
     if takes { used.used.saturating_sub(used.time_wait) } else { used.used }
 }
 
-/// Ranges of ports that reached rules choose from, by themselves or by their maps, the smallest first.
+/// Port ranges of reached rules, direct or by map, smallest first.
 fn ranges(facts: &Facts, reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Question> {
     let none = BTreeMap::new();
     let sets = facts.nftables.ok().map_or(&none, |ruleset| &*ruleset.sets);
@@ -90,7 +90,7 @@ fn ranges(facts: &Facts, reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Ques
     Ok(ranges)
 }
 
-/// `ports_nearly_used`: of the ports that such a rule chooses from so many are used towards one destination that new connections are lost.
+/// `ports_nearly_used`: so many of a rule's ports are in use towards one destination that new connections are dropped.
 pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     let reached = match source_nat::reached(context) {
         Ok(found) => found,
@@ -140,13 +140,13 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// Ports that connections use, where that was measured.
+/// Ports in use per destination; empty if not read.
 fn ports_used<'a>(context: &Context<'a>) -> &'a [PortsUsed] {
     let flows = &context.facts.flows;
     flows.sample.found.ok().and(flows.ports.found.ok()).map_or(&[], |ports| ports.used.as_slice())
 }
 
-/// Whether these ports are of one of the ranges that rules choose from.
+/// Whether these ports belong to one of the ranges of rules.
 fn is_of_one_of(used: &PortsUsed, ranges: &[(u16, u16)]) -> bool {
     let low = LOW_PORTS.contains(&used.key.range) && ranges.contains(&DEFAULT_PORTS);
     low || ranges.contains(&used.key.range)
@@ -169,12 +169,12 @@ fn smallest_range(
     Ok(chosen.chain(ranges.first().copied()).min_by_key(|range| ports_between(*range)))
 }
 
-/// The fewest ports that connections from one below 1024 can have, if rules leave it to the kernel.
+/// Smallest range for connections with a source port below 1024, if rules leave the choice to the kernel.
 fn low_range(ranges: &[(u16, u16)]) -> Option<(u16, u16)> {
     ranges.contains(&DEFAULT_PORTS).then_some(LOW_PORTS[0])
 }
 
-/// Whether what was read of entries rules out that a range is used up, of which none was found.
+/// Whether entries rule out that a range is full, given that none was found full.
 fn none_is_full(context: &Context<'_>, ranges: &[(u16, u16)], smallest: (u16, u16)) -> Evaluation {
     let (kernel, ports, all) = (&context.facts.kernel, &context.facts.flows.ports, ports_used(context));
     let listed = ["conntrack", "-L", "--src-nat"];
@@ -246,13 +246,13 @@ fn describe_ports(context: &Context<'_>, used: &PortsUsed) -> String {
     )
 }
 
-/// What was found of UDP whose destination was translated.
+/// What rules do to UDP destinations, and whether they still give the translations seen.
 fn udp_targets(context: &Context<'_>) -> Result<Arc<UdpTargets>, Question> {
     let translations = context.facts.flows.udp.found.ok().unwrap_or(&NO_TRANSLATIONS);
     context.network().map(|network| context.derived.udp_targets(network, translations, &context.effort))
 }
 
-/// `udp_destination_nat`: UDP packets are given another destination.
+/// `udp_destination_nat`: UDP destinations are translated.
 pub(super) fn udp_destination_nat(context: &Context<'_>) -> Evaluation {
     let found = match udp_targets(context) {
         Ok(found) => found,
@@ -269,13 +269,13 @@ pub(super) fn udp_destination_nat(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// Translations of UDP that no rule gives any more, whether or not they were seen twice; or why that cannot be told.
+/// UDP entries with a translation that no rule gives any more, seen once or twice; or why that is not known.
 pub(super) fn stale_translations(context: &Context<'_>) -> Result<Vec<StaleTranslation>, Question> {
     let (translations, targets) = translations_and_targets(context)?;
     Ok(stale_of(translations, &targets))
 }
 
-/// Translations of UDP that were read, and what rules give now.
+/// The UDP translations seen, and what the rules give now.
 fn translations_and_targets<'a>(context: &Context<'a>) -> Result<(&'a UdpTranslations, Arc<UdpTargets>), Question> {
     let found = &context.facts.flows.udp.found;
     let translations = found.ok().ok_or_else(|| Question::unread(found))?;
@@ -300,7 +300,7 @@ fn stale_of(translations: &UdpTranslations, targets: &UdpTargets) -> Vec<StaleTr
     stale
 }
 
-/// `stale_flows`: entries of UDP have a target that no rule gives any more, and packets keep them.
+/// `stale_flows`: UDP entries have a translation that no rule gives any more, and packets keep them alive.
 pub(super) fn stale_flows(context: &Context<'_>) -> Evaluation {
     let listed = ["conntrack", "-L", "-p", "udp", "--dst-nat"];
     let unknown = |why: Question| Evaluation::unknown(why.shown_by(listed));
@@ -366,7 +366,7 @@ fn describe_stale(context: &Context<'_>, stale: &StaleTranslation, count: usize)
     }
 }
 
-/// Even if the sample has few of it, it is below where losses begin.
+/// Whether the number of used ports is below the onset of losses, even allowing for the sample's error.
 fn is_below(used: &PortsUsed, found: &SnatPorts, kernel: &Reading<Kernel>) -> bool {
     let unseen = match used.error {
         Some(error) => 3.0 * error + crate::facts::scaled(found.uncounted, found.sampled, found.entries) as f64,
@@ -375,7 +375,8 @@ fn is_below(used: &PortsUsed, found: &SnatPorts, kernel: &Reading<Kernel>) -> bo
     effective(used, kernel) as f64 + unseen < begins_at(used.key.range, kernel)
 }
 
-/// Most entries of the whole table that have a port below 1024: of as many and more, with a chance of a thousandth, so few were read.
+/// Upper bound of entries with a port below 1024 in the table: with more, a sample with so few has a probability below
+/// one in a thousand.
 fn at_most_low(found: &SnatPorts) -> f64 {
     let low = found.low as f64;
     (low + 3.0 * low.sqrt() + 7.0) * found.entries as f64 / found.sampled.max(1) as f64
@@ -385,7 +386,7 @@ fn socket(address: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
 }
 
-/// That flows of tunnels leave with another port now, for the verdict that says they may.
+/// Note for a verdict that tunnel flows may be rewritten: that some are now; `None` if none was seen.
 pub(super) fn rewritten_now(flows: &Reading<Arc<RewrittenFlows>>) -> Option<String> {
     match flows {
         Reading::Ok(flows) if flows.count == 0 => Some("now: no flow of a tunnel leaves with another port".into()),

@@ -1,6 +1,7 @@
-//! What verdicts were before: changes for the log, and what goes on for a while after an exposure.
+//! Earlier verdicts: changes for the log, and residual effects after an exposure.
 //!
-//! A verdict that left `exposed` says for ten minutes that existing flows keep their translation, where that is so.
+//! For ten minutes after a verdict leaves `exposed`, its summary says that existing flows keep their translation, if
+//! they do.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::Report;
 use crate::advisory::{Catalogue, State};
 
-/// How long a summary tells what an exposure leaves behind: twice as long as an idle UDP flow keeps its translation, and
+/// How long a summary mentions the residual effect: twice the time that an idle UDP flow keeps its translation, and
 /// time to read it.
 const RESIDUAL_EFFECT: Duration = Duration::from_secs(600);
 
-/// The last verdicts.
+/// Verdicts of the last reading.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     verdicts: BTreeMap<String, Verdict>,
@@ -21,25 +22,25 @@ pub(crate) struct History {
 #[derive(Clone, Copy, Debug)]
 struct Verdict {
     state: State,
-    /// When it stopped being exposed.
+    /// When it stopped being exposed; `None`: it did not, or too long ago.
     left_exposed: Option<Instant>,
 }
 
-/// A verdict that is not what it was.
+/// A changed verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// The advisory.
+    /// Id of the advisory.
     pub advisory: String,
-    /// What it was.
+    /// Previous state.
     pub old: State,
-    /// What it is.
+    /// Present state.
     pub new: State,
     /// The detail that decided.
     pub cause: String,
 }
 
 impl History {
-    /// Remembers the verdicts of a finished reading, and returns those that changed. The first reading changes nothing.
+    /// Records the verdicts of a complete reading and returns those that changed; none on the first one.
     pub(crate) fn note(&mut self, now: Instant, report: &Report) -> Vec<Change> {
         let mut changes = Vec::new();
         for finding in &report.advisories {
@@ -63,7 +64,7 @@ impl History {
         changes
     }
 
-    /// Adds to summaries what an exposure that ended a while ago leaves behind.
+    /// Adds residual effects to the summaries of recently ended exposures.
     pub(crate) fn complete(&self, now: Instant, catalogue: &Catalogue, report: &mut Report) {
         for finding in report.advisories.iter_mut().filter(|finding| finding.state != State::Exposed) {
             let left = self.verdicts.get(&finding.id).and_then(|verdict| verdict.left_exposed);

@@ -1,4 +1,4 @@
-//! The vocabulary of conditions that is about connections that outlive their entries.
+//! Conditions about connections that outlive their conntrack entries.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use super::context::{Context, Evaluation};
 use crate::facts::{Question, Reading};
 use crate::symbolic::{Certainty, SourceNatReplies};
 
-/// The sysctl, without the directory that all of these are in.
+/// Name of the sysctl below `/proc/sys/net/netfilter`.
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
 
-/// What was found of connections whose source is translated.
+/// Results for connections with a translated source.
 pub(super) fn answers(context: &Context<'_>) -> Result<Arc<SourceNatReplies>, Question> {
     context.network().map(|network| context.derived.answers(network, &context.effort))
 }
 
-/// `source_nat_reached`: TCP connections leave with another source.
+/// `source_nat_reached`: TCP connections leave with a translated source.
 pub(super) fn source_nat_reached(context: &Context<'_>) -> Evaluation {
     let found = match answers(context) {
         Ok(found) => found,
@@ -29,7 +29,7 @@ pub(super) fn source_nat_reached(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// `random_ports`: the port of some of them is drawn anew for each entry.
+/// `random_ports`: some of them get a new random port with each entry.
 pub(super) fn random_ports(context: &Context<'_>) -> Evaluation {
     let found = match answers(context) {
         Ok(found) => found,
@@ -45,7 +45,7 @@ pub(super) fn random_ports(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// `tcp_timeout_short`: entries of established connections stay for less than so many seconds without a packet.
+/// `tcp_timeout_short`: entries of established connections expire after less than `seconds` of silence.
 pub(super) fn tcp_timeout_short(context: &Context<'_>, seconds: u64) -> Evaluation {
     let found = match answers(context) {
         Ok(found) => found,

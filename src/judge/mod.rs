@@ -1,5 +1,7 @@
-//! From what was seen to what it means: pure, and without a `Result`, because what could not be seen is in the
-//! data as `unknown`.
+//! Derives verdicts from facts. Pure, and without a `Result`: what could not be read is `unknown` in the data.
+//!
+//! [`judge()`] evaluates each advisory's conditions (`conditions`), combines their states (`combine`), and fills in
+//! remedies. Conditions about packets use results of `symbolic` through [`Derived`]. Called by `serve` and `commands`.
 
 mod backends;
 mod conditions;
@@ -31,61 +33,60 @@ pub(crate) use finding::{ConditionFinding, DefectFinding, Finding, RemedyFinding
 pub(crate) use history::History;
 
 names! {
-    /// The state of one condition.
+    /// State of a condition.
     ConditionState {
-        /// It holds
+        /// True
         Holds = "holds",
-        /// It does not
+        /// False
         Fails = "fails",
-        /// It could not be seen
+        /// Not determined
         Unknown = "unknown",
     }
 }
 
-/// What the operator says, and what is to be judged.
+/// Settings that affect judging.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// `--kernel-defect ID=present|absent`: beats everything.
+    /// `--kernel-defect ID=present|absent`; overrides everything else.
     pub kernel_defects: BTreeMap<String, DefectState>,
-    /// What experiments said: beats the tables.
+    /// Results of experiments; override the tables.
     pub probe: Probed,
-    /// `--network-namespace current`: judge this namespace although it is not the node's.
+    /// `--network-namespace current`: judge this namespace even if it is not the node's.
     pub this_namespace: bool,
-    /// `--advisory ID`: only these; empty is all.
+    /// `--advisory ID`: only these; empty means all.
     pub advisories: Vec<String>,
-    /// Addresses of flows are left out of details, and of reports.
+    /// Whether to leave out addresses of flows in details and reports.
     pub hide_flow_addresses: bool,
-    /// `--accept ID[:critical][=REASON]`: risks that are known and do not count.
+    /// `--accept ID[:critical][=REASON]`: accepted risks, which do not count.
     pub accepted: BTreeMap<String, Acceptance>,
 }
 
-/// A known risk, by the operator's word.
+/// An accepted risk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acceptance {
-    /// Also while it is critical; otherwise it counts again when it gets so bad.
+    /// Whether it is accepted even if critical; else it counts when it becomes critical.
     pub critical: bool,
-    /// Why, in one line; may be empty.
+    /// One line of explanation; may be empty.
     pub reason: String,
 }
 
-/// What experiments said about the running kernel.
+/// Results of experiments on the running kernel.
 #[derive(Clone, Debug, Default)]
 pub struct Probed {
     /// State and detail by defect.
     pub findings: BTreeMap<String, (DefectState, String)>,
-    /// Live patches that were loaded then: one that came later may have removed a defect. `None`: not known.
+    /// Live patches loaded at that time, since a later one may have fixed a defect; `None`: not known.
     pub livepatches: Option<Vec<String>>,
-    /// There is a result that does not count: a sentence that says where, and why.
+    /// Why a result exists but is not used, with its location; `None` otherwise.
     pub refused: Option<String>,
 }
 
-/// Judges everything that is known about a node. `stop` is the caller's: once it is set, whatever is not certain yet is
-/// unknown. The work is bounded in any case.
+/// Judges a node. If the caller sets `stop`, everything not yet determined is unknown. The work is bounded in any case.
 pub fn judge(catalogue: &Catalogue, facts: &Facts, options: &Options, stop: &AtomicBool) -> Report {
     judge_again(catalogue, facts, options, stop, &mut Derived::default())
 }
 
-/// The same, beside what was derived from facts before, which stands as far as these are the same; then `derived` is from these.
+/// Like [`judge()`], reusing results of earlier walks as far as they are valid; `derived` is updated.
 pub fn judge_again(
     catalogue: &Catalogue,
     facts: &Facts,
@@ -98,7 +99,7 @@ pub fn judge_again(
     context.flow_addresses = !options.hide_flow_addresses;
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
     let mut worst_first: Vec<&Advisory> = catalogue.advisories.iter().filter(wanted).collect();
-    // If the work that may be done is used up, it is by what matters less.
+    // If the work budget runs out, less severe advisories are affected.
     worst_first.sort_by_key(|advisory| std::cmp::Reverse(advisory.severity));
     let mut advisories: Vec<Finding> =
         worst_first.into_iter().map(|advisory| judge_advisory(&context, advisory)).collect();
@@ -137,7 +138,7 @@ fn accept(finding: &mut Finding, acceptance: &Acceptance) {
     }
 }
 
-/// Why counters, tunnels and rules say nothing about the node, if they do not.
+/// Why counters, tunnels and rules are not the node's; `None`: they are.
 fn wrong_namespace(facts: &Facts, options: &Options) -> Option<&'static str> {
     match facts.network_namespace {
         _ if options.this_namespace => None,
@@ -154,7 +155,7 @@ fn judge_defects(facts: &Facts, options: &Options) -> Vec<DefectFinding> {
     defects::all().iter().map(|defect| judge_defect(defect, facts, options, livepatches)).collect()
 }
 
-/// Operator, probe, tables, in this order.
+/// Precedence: operator, probe, tables.
 fn judge_defect(defect: &Defect, facts: &Facts, options: &Options, livepatches: Option<&[String]>) -> DefectFinding {
     let found = |state, basis, detail| DefectFinding { id: defect.id.clone(), state, basis, detail };
     if let Some(state) = options.kernel_defects.get(&defect.id) {
@@ -167,7 +168,7 @@ fn judge_defect(defect: &Defect, facts: &Facts, options: &Options, livepatches: 
         }
         other => found(DefectState::Unknown, Basis::None, other.why().to_owned()),
     };
-    // A live patch that was loaded or removed since may have changed either answer.
+    // A live patch loaded or removed since may have changed the probe's result.
     let same_patches = livepatches.is_some() && options.probe.livepatches.as_deref() == livepatches;
     match options.probe.findings.get(&defect.id) {
         Some((DefectState::Unknown, why)) => {
@@ -182,7 +183,7 @@ fn judge_defect(defect: &Defect, facts: &Facts, options: &Options, livepatches: 
     }
 }
 
-/// One advisory on one subject.
+/// Result of one advisory for one subject.
 struct Judgement {
     subject: Option<String>,
     state: State,
@@ -198,7 +199,7 @@ fn judge_advisory(context: &Context<'_>, advisory: &Advisory) -> Finding {
             let tunnels = context.facts.tunnels().map(|(link, _)| judge_subject(context, advisory, Some(link)));
             let foreign = context.facts.foreign_tunnels.ok().into_iter().flatten();
             let foreign = foreign.map(|link| judge_subject(context, advisory, Some(link)));
-            // There may be some.
+            // Unread tunnels may exist.
             let unread = matches!(context.facts.foreign_tunnels, Reading::Denied(_) | Reading::Failed(_));
             let unread = unread.then(|| judge_subject(context, advisory, None));
             let all = tunnels.chain(foreign).chain(unread);
@@ -253,7 +254,7 @@ fn judge_subject(context: &Context<'_>, advisory: &Advisory, tunnel: Option<&Lin
     Judgement { subject, state: combine(&conditions), conditions, values, of_services }
 }
 
-/// The higher one while it is not known whether the kernel has the defect, or whether Services are concerned.
+/// The higher severity, while it is not known whether the kernel has the defect or whether Services are concerned.
 fn severity(context: &Context<'_>, advisory: &Advisory, of_services: bool) -> Severity {
     if let Some(worse) = advisory.severity_with_services.filter(|_| of_services) {
         return worse;
@@ -279,8 +280,8 @@ fn evidence(context: &Context<'_>, advisory: &Advisory) -> Vec<String> {
     shown.chain(now).collect()
 }
 
-/// The contract's rule: any ingredient fails → not affected; else any safeguard's lack fails → mitigated; else
-/// any unknown → unknown; else exposed.
+/// Any ingredient fails → not affected; else any safeguard's lack fails → mitigated; else any unknown → unknown; else
+/// exposed.
 fn combine(conditions: &[ConditionFinding]) -> State {
     let any = |state, kind: Option<ConditionKind>| {
         conditions.iter().any(|condition| condition.state == state && kind.is_none_or(|kind| condition.kind == kind))

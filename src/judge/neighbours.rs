@@ -1,16 +1,16 @@
-//! Conditions about neighbour tables.
+//! Conditions about the neighbour tables.
 
 use super::ConditionState;
 use super::context::Evaluation;
 use crate::facts::{Kernel, KernelVersion, NeighbourTable, Neighbours, Numbering, Reading};
 
-/// Since then permanent entries and those that another program has learned do not count for the limit (`neigh_alloc`, its
+/// Since this version permanent and externally learned entries are exempt from the limit (`neigh_alloc`,
 /// `exempt_from_gc`).
 const EXEMPT: KernelVersion = KernelVersion::new(5, 0, 0);
 
 const FAMILIES: [(&str, &str); 2] = [("ipv4", "IPv4"), ("ipv6", "IPv6")];
 
-/// Both tables were read.
+/// `neighbours_counted`: both tables were read.
 pub(super) fn counted(neighbours: &Neighbours) -> Evaluation {
     let unread = neighbours.0.iter().find(|table| !matches!(table, Reading::Ok(_) | Reading::Absent(_)));
     let [ipv4, ipv6] = neighbours.0.each_ref().map(|table| table.ok().map(|table| table.entries));
@@ -24,7 +24,7 @@ pub(super) fn counted(neighbours: &Neighbours) -> Evaluation {
     }
 }
 
-/// One of them is nearly full of entries that count.
+/// `neighbours_nearly_full`: a table is nearly full of entries subject to the limit.
 pub(super) fn nearly_full(neighbours: &Neighbours, kernel: &Reading<Kernel>, ratio: f64) -> Evaluation {
     let tables = neighbours.0.iter().zip(FAMILIES);
     let mut outcomes: Vec<Evaluation> = tables
@@ -58,7 +58,7 @@ fn of_table(table: &NeighbourTable, family: (&str, &str), kernel: &Reading<Kerne
         return Evaluation::fails(said);
     }
     match kernel {
-        // A lower bound says nothing of what was back-ported.
+        // A lower bound does not show what was backported.
         Reading::Ok(kernel) if kernel.base >= EXEMPT => {}
         Reading::Ok(kernel) if kernel.numbering == Numbering::Upstream => {
             return full(format!("{said}; all of them count before Linux {EXEMPT}"));

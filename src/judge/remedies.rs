@@ -1,6 +1,6 @@
-//! Commands of remedies, with what this node has in place of their placeholders.
+//! Fills in the placeholders of remedies' commands.
 //!
-//! Devices are called by whoever makes them, `` `id>x`;y `` among other things, and people paste commands into a shell.
+//! Device names may be anything, such as `` `id>x`;y ``, and people paste commands into shells.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::RemedyFinding;
 use crate::advisory::{PLACEHOLDERS, Remedy};
 use crate::facts::quoted;
 
-/// A remedy whose command cannot be filled in keeps its text and loses its command.
+/// A remedy whose command cannot be filled in keeps its text and loses the command.
 pub(crate) fn fill_in(remedy: &Remedy, values: &BTreeMap<&'static str, String>) -> RemedyFinding {
     let command = remedy.command.as_ref().and_then(|command| filled(command, values));
     RemedyFinding { text: remedy.text.clone(), command, survives_reboot: remedy.survives_reboot }
@@ -34,8 +34,8 @@ fn filled(command: &str, values: &BTreeMap<&'static str, String>) -> Option<Stri
     Some(out)
 }
 
-/// A value as a word for a shell. `None`: there is no way to write it that is safe to paste: it looks like an option, it
-/// holds what a terminal does not show, or it stands within quotes, where a second language has its own.
+/// A value quoted for a shell. `None`: not safe to paste, because it looks like an option, has control characters, or
+/// would be inside quotes, where another language has its own quoting.
 fn word(value: &str, within_quotes: bool) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.:@%+-".contains(c);
     let refused = value.starts_with('-') || within_quotes && !value.chars().all(plain);

@@ -1,4 +1,4 @@
-//! The vocabulary of conditions that is about Services.
+//! Conditions about Services.
 
 use super::context::{Context, Evaluation, unread_links};
 use super::idle;
@@ -6,13 +6,13 @@ use crate::facts::netfilter::{Backend, Family, Owner, owner};
 use crate::facts::{Question, Reading};
 use crate::symbolic::{Certainty, Network, Occurrence, RuleAt};
 
-/// Who translates connections to Services of Kubernetes.
+/// Programs that translate connections to Kubernetes Services.
 const SERVICES: &[Owner] =
     &[Owner::KubeProxy, Owner::KubeRouter, Owner::Cilium, Owner::Antrea, Owner::OvnKubernetes, Owner::KubeOvn];
-/// The device that NodeLocal DNSCache makes.
+/// Device of NodeLocal DNSCache.
 const NODE_LOCAL_DNS: &str = "nodelocaldns";
 
-/// What follows where no rule translates destinations: IPVS may.
+/// Evaluation if no rule translates destinations, since IPVS may.
 fn without_a_rule(context: &Context<'_>, nothing: &str, services: impl Fn(u64) -> Evaluation) -> Evaluation {
     match &context.facts.ipvs_services {
         Reading::Ok(0) | Reading::Absent(_) => Evaluation::fails(nothing),
@@ -21,7 +21,7 @@ fn without_a_rule(context: &Context<'_>, nothing: &str, services: impl Fn(u64) -
     }
 }
 
-/// `dns_dnat_to_several`: UDP to port 53 is given one of several destinations by chance.
+/// `dns_dnat_to_several`: UDP to port 53 is translated to one of several destinations, at random.
 pub(super) fn dns_dnat_to_several(context: &Context<'_>) -> Evaluation {
     match context.network().map(|network| context.derived.dns_to_several(network, &context.effort)) {
         Err(why) => Evaluation::unknown(why),
@@ -40,7 +40,7 @@ pub(super) fn dns_dnat_to_several(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// `no_local_cache`: pods do not ask a name server on this node, which would ask over TCP.
+/// `no_local_cache`: pods do not use a name server on this node, which would forward over TCP.
 pub(super) fn no_local_cache(context: &Context<'_>) -> Evaluation {
     match &context.facts.links {
         Reading::Ok(links) => match links.iter().find(|link| link.name == NODE_LOCAL_DNS) {
@@ -51,7 +51,7 @@ pub(super) fn no_local_cache(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// `tcp_dnat_client_inside`: connections over TCP are given other destinations, which their clients can reach past the translation.
+/// `tcp_dnat_client_inside`: TCP destinations are translated to addresses that clients can also reach directly.
 pub(super) fn tcp_dnat_client_inside(context: &Context<'_>) -> Evaluation {
     let found = match context.network().map(|network| context.derived.bypass(network, &context.effort)) {
         Err(why) => return Evaluation::unknown(why).of_services(true),
@@ -96,7 +96,7 @@ pub(super) fn tcp_dnat_client_inside(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// Who writes a rule.
+/// Owner of a rule.
 fn owner_of(context: &Context<'_>, at: &RuleAt) -> Owner {
     let found = context.network().ok().and_then(|network| Some((network.rules[at.set].ruleset, network.rule(at)?)));
     found.map_or(Owner::Other, |(ruleset, rule)| owner::owner(ruleset, &at.chain, rule))
@@ -117,7 +117,7 @@ pub(super) fn tcp_not_liberal(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// `bypass_arrives`: invalid segments of the translated destinations get to such clients.
+/// `bypass_arrives`: invalid segments from translated destinations reach such clients.
 pub(super) fn bypass_arrives(context: &Context<'_>) -> Evaluation {
     match context.network().map(|network| context.derived.bypass(network, &context.effort)) {
         Err(why) => Evaluation::unknown(why),
@@ -130,7 +130,7 @@ pub(super) fn bypass_arrives(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// `source_nat_answered_here`: TCP connections leave with an address of this host's as another source.
+/// `source_nat_answered_here`: TCP connections leave with a source translated to an address of this host.
 pub(super) fn source_nat_answered_here(context: &Context<'_>) -> Evaluation {
     match idle::answers(context) {
         Err(why) => Evaluation::unknown(why),
@@ -148,7 +148,7 @@ pub(super) fn source_nat_answered_here(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// `invalid_arrives`: invalid segments that answer them get to this host's own TCP.
+/// `invalid_arrives`: invalid segments in reply to them reach this host's TCP.
 pub(super) fn invalid_arrives(context: &Context<'_>) -> Evaluation {
     match idle::answers(context) {
         Err(why) => Evaluation::unknown(why),
@@ -161,14 +161,14 @@ pub(super) fn invalid_arrives(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// Remedies that add a rule use the backend of this one.
+/// Sets the backend for remedies that add a rule: that of the rule at `at`.
 fn in_backend_of(evaluation: Evaluation, network: Option<&Network<'_>>, at: Option<&RuleAt>) -> Evaluation {
     let (Some(network), Some(at)) = (network, at) else { return evaluation };
     let ipv6 = if at.chain.family == Family::Ipv6 { "6" } else { "" };
     match network.backend(at) {
         Backend::Legacy => evaluation.with("iptables", format!("ip{ipv6}tables-legacy")),
         Backend::IptablesNft => evaluation.with("iptables", format!("ip{ipv6}tables-nft")),
-        // Of a chain that was not read as a whole its table tells.
+        // For a chain that was not read, its table's name decides.
         Backend::Nftables if at.position == 0 && at.chain.table == *"nat" => {
             evaluation.with("iptables", format!("ip{ipv6}tables-nft"))
         }
@@ -176,8 +176,8 @@ fn in_backend_of(evaluation: Evaluation, network: Option<&Network<'_>>, at: Opti
     }
 }
 
-/// Whether invalid segments get to where they were sent; the place is that of a rule that drops some. In words: that none does,
-/// that some get there all the same, and that there are none although none does.
+/// Whether invalid segments reach their destination; the place is a rule that drops some. Texts for: nothing drops
+/// them, some arrive nevertheless, none arrive although nothing drops them.
 fn undropped(found: &Occurrence, all: &str, some: &str, none: &str) -> Evaluation {
     match (&found.certainty, found.place.as_str()) {
         (Certainty::Happens, "") => Evaluation::holds(all),
@@ -188,7 +188,7 @@ fn undropped(found: &Occurrence, all: &str, some: &str, none: &str) -> Evaluatio
     }
 }
 
-/// Whether rules for Services or pods stand in two backends.
+/// `service_nat_in_both`: rules for Services or pods are in two backends.
 pub(super) fn service_nat_in_both(context: &Context<'_>) -> Evaluation {
     match context.network().map(|network| context.derived.split(network, &context.effort)) {
         Err(why) => Evaluation::unknown(why),

@@ -1,4 +1,4 @@
-//! The vocabulary of conditions that is about source-NAT rules.
+//! Conditions about source-NAT rules.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use crate::facts::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceN
 use crate::facts::{Question, Reading};
 use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
-/// Rules that let new connections compete, and why there may be more; or why they could not be read.
+/// Rules that let new connections compete for ports, and why there may be more; or why that is not known.
 pub(super) fn reached(context: &Context<'_>) -> Result<Arc<ReachedRules>, Question> {
     context.network().map(|network| context.derived.reached(network, &context.effort))
 }
 
-/// `source_nat_reachable`: new connections get to a rule that translates their source.
+/// `source_nat_reachable`: new connections reach a rule that translates their source.
 pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
     let found = match reached(context) {
         Ok(found) => found,
@@ -91,7 +91,8 @@ pub(super) fn several_cpus(context: &Context<'_>) -> Evaluation {
     }
 }
 
-/// `port_not_random`: such a rule may give two connections the same port: it keeps ports, or one of these defects makes `random` predictable.
+/// `port_not_random`: such a rule may choose the same port twice: it keeps ports, or one of these defects makes
+/// `random` predictable.
 pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Evaluation {
     let found = match reached(context) {
         Ok(found) => found,
@@ -142,7 +143,7 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
     match keeps.as_slice() {
         [] => Evaluation::fails("no port is chosen"),
         all => {
-            // The one with the fewest ports says most.
+            // The rule with the fewest ports is shown.
             let (rule, _) = all.iter().min_by_key(|(rule, _)| ports(rule)).unwrap_or(&all[0]);
             let rest = match all.len() - 1 {
                 0 => String::new(),
@@ -187,17 +188,17 @@ fn describe(context: &Context<'_>, rule: &Reached) -> String {
 /// How a rule chooses a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
-    /// Another one for each connection.
+    /// At random.
     Random,
-    /// The same one for two connections at once.
+    /// Predictably: two simultaneous connections may get the same one.
     Predictable,
-    /// Random, if the kernel lacks the defect.
+    /// At random if the kernel lacks the defect.
     ByKernel,
-    /// It is not known what the rule does.
+    /// Not known.
     NotUnderstood,
 }
 
-/// `predictable`: whether the kernel makes `random` that.
+/// `predictable`: whether the kernel makes `random` predictable.
 fn choice(rule: &Reached, predictable: DefectState) -> Choice {
     let Some(nat) = &rule.nat else { return Choice::NotUnderstood };
     match (nat.randomization, predictable) {
@@ -207,7 +208,7 @@ fn choice(rule: &Reached, predictable: DefectState) -> Choice {
     }
 }
 
-/// How many ports a rule has to choose from.
+/// Number of ports of a rule's range.
 fn ports(rule: &Reached) -> u32 {
     match rule.nat.as_ref().map(|nat| nat.ports) {
         Some(Chosen::Range(first, last)) => u32::from(last.saturating_sub(first)) + 1,
@@ -215,9 +216,9 @@ fn ports(rule: &Reached) -> u32 {
     }
 }
 
-/// That ports run out, where they are few: no way of choosing helps against that.
+/// Warning if a rule has few ports, which randomization does not help against.
 fn few_ports(rule: &Reached) -> String {
-    /// Ports towards one destination that a single busy client can use up.
+    /// Ports towards one destination that a busy client may use up.
     const FEW: u32 = 8192;
     match ports(rule) {
         many if many > FEW => String::new(),

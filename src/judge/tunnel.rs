@@ -1,4 +1,4 @@
-//! The vocabulary of conditions that is about a tunnel's outer packets.
+//! Conditions about a tunnel's outer packets, such as whether NAT breaks their checksum.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::facts::{
 };
 use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
 
-/// Decides about the kernel's defects by experiment.
+/// Command that tests kernel defects by experiment.
 pub(super) const PROBE: [&str; 2] = ["natwatch", "probe"];
 
 const NO_TUNNEL: &str = "there is no tunnel that is up";
@@ -36,7 +36,7 @@ fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
     tunnel.filter(|link| link.up).and_then(|link| Some((link, link.tunnel.as_ref()?)))
 }
 
-/// What becomes of the packets of a tunnel, by rules and beside them.
+/// What happens to a tunnel's outer packets, by rules and outside of them.
 fn outer(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Result<OuterPackets, Question> {
     if let Some(known) = context.outer.borrow().get(&link.index) {
         return known.clone();
@@ -53,12 +53,12 @@ fn outer(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Result<OuterPac
         }
         if let Some(what) = beside_the_rules(context, link, tunnel) {
             if outer.tracked == Certainty::DoesNot {
-                outer.tracked = Certainty::Unknown(what.clone()); // it may translate by itself
+                outer.tracked = Certainty::Unknown(what.clone()); // it may translate as well
             }
             outer.rewritten = Certainty::Unknown(what);
         }
         if let unread @ (Reading::Denied(_) | Reading::Failed(_)) = &tunnel.underlay {
-            // What stands beside the rules on devices below is not known either.
+            // Programs on underlay devices are not known either.
             for certainty in [&mut outer.tracked, &mut outer.rewritten] {
                 if *certainty == Certainty::DoesNot {
                     *certainty = Certainty::Unknown(Question::unread(unread));
@@ -71,7 +71,7 @@ fn outer(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Result<OuterPac
     walked
 }
 
-/// What handles this tunnel's packets beside the rules of netfilter, if anything does.
+/// What may process this tunnel's packets outside netfilter; `None`: nothing.
 fn beside_the_rules(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Option<Question> {
     let links = context.facts.known_links();
     if let Some(switch) = links.iter().find(|link| link.kind.as_deref() == Some("openvswitch")) {
@@ -93,8 +93,8 @@ fn beside_the_rules(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Opti
     })
 }
 
-/// BPF programs of a device, attached without `tc`, that there are or may be. Where they are not seen none is assumed, if
-/// nothing else shows BPF at work.
+/// BPF programs of a device, attached other than by tc, that exist or may exist. If they cannot be queried, none is
+/// assumed unless something else shows BPF in use.
 fn programs(context: &Context<'_>, link: &Link) -> Option<Question> {
     let is_netkit = link.kind.as_deref() == Some("netkit");
     let shown = |why: String| Question::from(why).shown_by(["bpftool", "net", "show", "dev", &link.name]);
@@ -114,7 +114,7 @@ fn programs(context: &Context<'_>, link: &Link) -> Option<Question> {
     }
 }
 
-/// Devices that packets of a tunnel cross: those that they get into it by, and those that carry it.
+/// Devices on the path of a tunnel's packets: upper devices and underlay devices.
 fn crossed<'a>(context: &Context<'a>, link: &Link, tunnel: &Tunnel) -> Vec<&'a Link> {
     let links = context.facts.known_links();
     let near = upper_devices(links, link.index);
@@ -124,8 +124,8 @@ fn crossed<'a>(context: &Context<'a>, link: &Link, tunnel: &Tunnel) -> Vec<&'a L
     crossed.map(|(_, link)| link).collect()
 }
 
-/// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in, or a filter of traffic
-/// control with an action that does.
+/// What may mark packets that this host forwards into a tunnel: a BPF program at ingress, or a tc filter with an action
+/// that does.
 fn marks_from_outside(context: &Context<'_>) -> Option<Question> {
     if !may_forward(&context.facts.forwarding) {
         return None;
@@ -143,8 +143,8 @@ fn marks_from_outside(context: &Context<'_>) -> Option<Question> {
     })
 }
 
-/// What rules that write ports without connection tracking do to packets without a checksum: `nft_payload_set_eval` gives
-/// them one that is wrong, on every kernel, unless the checksum inside is left to a device. `None`: nothing.
+/// Effect of rules that write ports without conntrack on packets without a checksum: `nft_payload_set_eval` gives them
+/// a wrong one, on every kernel, unless the inner checksum is left to a device. `None`: no such effect.
 fn ports_written(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Option<Evaluation> {
     if tunnel.udp_checksum == UdpChecksum::On {
         return None;
@@ -164,7 +164,7 @@ fn ports_written(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Option<
     }
 }
 
-/// `checksum_breakable`: a translation would leave a tunnel packet's checksum wrong.
+/// `checksum_breakable`: NAT would leave a tunnel packet with a wrong checksum.
 pub(super) fn checksum_breakable(context: &Context<'_>, tunnel: Option<&Link>, on: &str, off: &str) -> Evaluation {
     let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
     if let Some(broken) = ports_written(context, link, tunnel) {
@@ -215,7 +215,7 @@ pub(super) fn source_nat_present(context: &Context<'_>, tunnel: Option<&Link>) -
     }
 }
 
-/// `tunnel_checksum_offload`: the tunnel's device leaves the checksum of what it carries to later.
+/// `tunnel_checksum_offload`: the tunnel device leaves the checksum of inner packets to a later device.
 pub(super) fn tunnel_checksum_offload(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
     let feature = Feature::TxChecksumIpGeneric;
@@ -238,7 +238,7 @@ pub(super) fn tunnel_checksum_offload(context: &Context<'_>, tunnel: Option<&Lin
     if link.is_elsewhere() { outcome } else { outcome.with("tunnel_device", &link.name) }
 }
 
-/// `outer_tracked`: connection tracking sees the tunnel's packets.
+/// `outer_tracked`: the tunnel's outer packets are tracked.
 pub(super) fn outer_tracked(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
     match outer(context, link, tunnel) {
@@ -253,7 +253,7 @@ pub(super) fn outer_tracked(context: &Context<'_>, tunnel: Option<&Link>) -> Eva
     }
 }
 
-/// `outer_rewritten`: a rule changes the address or port of one of them.
+/// `outer_rewritten`: a rule rewrites the address or port of an outer packet.
 pub(super) fn outer_rewritten(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
     match outer(context, link, tunnel) {
@@ -286,7 +286,7 @@ pub(super) fn outer_rewritten(context: &Context<'_>, tunnel: Option<&Link>) -> E
     }
 }
 
-/// `tunnel_checksum_offload_off`: the tunnel's device computes the checksum of what it carries at once.
+/// `tunnel_checksum_offload_off`: the tunnel device computes the checksum of inner packets at once.
 pub(super) fn tunnel_checksum_offload_off(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     let Some((link, _)) = up(tunnel) else {
         return match &context.facts.links {
@@ -303,7 +303,8 @@ pub(super) fn tunnel_checksum_offload_off(context: &Context<'_>, tunnel: Option<
     Evaluation { state, ..outcome }.with("tunnel_device", &link.name)
 }
 
-/// Turning it off helps only where every other condition of the broken checksum holds.
+/// `offload_not_needed`: one of the other conditions of the checksum advisory fails, so that turning offload off has no
+/// benefit.
 pub(super) fn offload_not_needed(context: &Context<'_>, tunnel: Option<&Link>, on: &str, off: &str) -> Evaluation {
     let others = [
         checksum_breakable(context, tunnel, on, off),

@@ -1,4 +1,4 @@
-//! The vocabulary of conditions that is about devices below a tunnel: their drivers and offloads.
+//! Conditions about a tunnel's underlay devices: drivers and offloads.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use super::tunnel::PROBE;
 use crate::advisory::defects::DefectState;
 use crate::facts::{Feature, Link, Question, Reading, SourceState, Toggle, Tunnel, with_lower_devices};
 
-/// Why it is not known which of several devices carries a tunnel.
+/// Why the underlay device is not known.
 const ELSEWHERE: &str = "its own device lives in another network namespace";
 
-/// `underlay_driver`: a device with this driver, on which it offers offloads for UDP tunnels, carries the tunnel.
+/// `underlay_driver`: the tunnel has an underlay device with this driver that offers offloads for UDP tunnels.
 pub(super) fn underlay_driver(context: &Context<'_>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
     if context.facts.links.ok().is_none() {
         return Evaluation::unknown(unread_links(&context.facts.links));
@@ -22,7 +22,7 @@ pub(super) fn underlay_driver(context: &Context<'_>, tunnel: Option<&Link>, driv
         return Evaluation::unknown("not looked up: it is down");
     }
     let links = context.facts.known_links();
-    // Where no route is fixed or known, outer packets leave by some device of this namespace all the same.
+    // Without a fixed or known route, outer packets still leave by some device of this namespace.
     let (underlay_devices, elsewhere) = match &tunnel.underlay {
         Reading::Ok(indices) => match missing_underlay_device(context, indices) {
             Some(why) => return Evaluation::unknown(why),
@@ -43,7 +43,7 @@ pub(super) fn underlay_driver(context: &Context<'_>, tunnel: Option<&Link>, driv
             Reading::Ok(_) => {
                 Some(format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)))
             }
-            Reading::Absent(_) => None, // pods' veths are everywhere; a tunnel through one has a fixed route
+            Reading::Absent(_) => None, // veths of pods are common; a tunnel over one has a fixed route
             other => Some(other.why().to_owned()),
         });
     match (driven, elsewhere, unseen) {
@@ -73,7 +73,7 @@ pub(super) fn underlay_driver(context: &Context<'_>, tunnel: Option<&Link>, driv
     }
 }
 
-/// `underlay_tunnel_offload`: such a device has an offload for UDP tunnels in force.
+/// `underlay_tunnel_offload`: such a device has an offload for UDP tunnels enabled.
 pub(super) fn underlay_tunnel_offload(context: &Context<'_>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
     let Some(tunnel) = tunnel.filter(|link| link.up).and_then(|link| link.tunnel.as_ref()) else {
         return Evaluation::unknown("no tunnel that is up, so nothing is offloaded");
@@ -124,7 +124,7 @@ pub(super) fn driver_offloads_port(
     }
 }
 
-/// The devices below a tunnel that have this driver; `None` where that is not known of all.
+/// Underlay devices and their lower devices with this driver; `None`: not all are known.
 fn driven_below<'a>(context: &Context<'a>, tunnel: &Tunnel, driver: &str) -> Option<Vec<&'a Link>> {
     if missing_underlay_device(context, tunnel.underlay.ok()?).is_some() {
         return None;
@@ -137,20 +137,20 @@ fn driven_below<'a>(context: &Context<'a>, tunnel: &Tunnel, driver: &str) -> Opt
     known.then(|| underlay_devices.into_iter().filter(driven).collect())
 }
 
-/// Why nothing is known of a device that carries a tunnel, if it is not among the links.
+/// Why an underlay device is unknown, if it is not among the links.
 fn missing_underlay_device(context: &Context<'_>, indices: &[u32]) -> Option<String> {
     let known = |index: &&u32| context.facts.known_links().iter().any(|link| link.index == **index);
     let missing = indices.iter().find(|index| !known(index))?;
     Some(format!("the device with index {missing} carries it, and is not among the links that were read"))
 }
 
-/// Positions of the devices that carry a tunnel, and of those below them.
+/// Positions of a tunnel's underlay devices and their lower devices.
 fn underlay_devices(context: &Context<'_>, tunnel: &Tunnel) -> BTreeSet<usize> {
     let underlay = tunnel.underlay.ok().into_iter().flatten();
     underlay.flat_map(|index| with_lower_devices(context.facts.known_links(), *index)).collect()
 }
 
-/// The driver offloads these ports only; which of them the hypervisor handles cannot be seen.
+/// The driver offloads these ports only; which of them the hypervisor supports is not visible.
 fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Evaluation {
     if tunnel.flow_based {
         return Evaluation::unknown("flow-based: each packet brings its own port");
@@ -173,7 +173,7 @@ fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Evaluation {
     }
 }
 
-/// The same as [`Link::shows_what_is_below`], unless that is in another network namespace.
+/// [`Link::shows_what_is_below`], and the lower device is in this namespace.
 fn shows_what_is_below(link: &Link) -> bool {
     link.shows_what_is_below() && (link.kind.is_none() || link.link_netnsid.is_none())
 }
@@ -182,8 +182,8 @@ fn kind(link: &Link) -> &str {
     link.kind.as_deref().unwrap_or("virtual")
 }
 
-/// Whether a card is asked for the inner checksum of tunnel packets: it needs a tunnel segmentation offload, and
-/// the checksum offload that this is built on.
+/// Whether the NIC computes the inner checksum of tunnel packets: it needs tunnel segmentation offload and the checksum
+/// offload that it depends on.
 fn tunnel_offload(link: &Link) -> Toggle {
     let tunnel = [Feature::TxUdpTnlSegmentation, Feature::TxUdpTnlCsumSegmentation].map(|name| link.feature(name));
     match (tunnel, link.feature(Feature::TxChecksumIpGeneric)) {
@@ -193,8 +193,8 @@ fn tunnel_offload(link: &Link) -> Toggle {
     }
 }
 
-/// The driver offers no offload for UDP tunnels on this device, so that nobody can turn it on: vmxnet3 offers it from version 4 of
-/// the device on, which is virtual hardware 14.
+/// Whether the driver offers no offload for UDP tunnels on this device, so that it cannot be enabled: vmxnet3 offers it
+/// from device version 4 on, which is virtual hardware 14.
 fn never_offloads_tunnels(link: &Link) -> bool {
     let off =
         |name| link.features.ok().and_then(|features| features.get(&name)).map(|state| state.fixed && !state.enabled);

@@ -1,15 +1,15 @@
-//! Whether a verdict is unknown because something could not be read, so that a permission or a repair would tell.
+//! Whether a verdict is unknown because something could not be read, so that a permission or repair would help.
 
 use super::context::Context;
 use super::{ConditionFinding, ConditionState};
 use crate::advisory::Advisory;
 use crate::facts::{NetworkNamespace, Source, SourceState};
 
-/// Whether one of the unknown conditions is decided by a source that was denied or failed.
+/// Whether an unknown condition depends on a source that was denied or failed.
 pub(super) fn is_unseen(context: &Context<'_>, advisory: &Advisory, found: &[ConditionFinding]) -> bool {
     match (context.wrong_namespace, context.facts.network_namespace) {
-        (Some(_), NetworkNamespace::Other) => false, // what could be read there is not the node's
-        (Some(_), _) => true,                        // /proc/sys/net, which would tell
+        (Some(_), NetworkNamespace::Other) => false, // sources here are not the node's
+        (Some(_), _) => true,                        // /proc/sys/net, which would show it
         (None, _) => {
             let pairs = found.iter().zip(&advisory.conditions);
             let unknown = pairs.filter(|(finding, _)| finding.state == ConditionState::Unknown);

@@ -1,13 +1,14 @@
-//! What cannot be told, and whether it matters.
+//! Assumptions: what could not be determined, and whether a result depends on it.
 //!
-//! Each question is a number of the [`Space`]: a way through the rules that takes an answer for granted is the set of packets
-//! with that answer. Some questions have one answer for all packets (which of two chains comes first); others are unknown
-//! functions of the packet (a match that nobody understands). Something *must* happen if, whatever the answers for all packets
-//! are, there is a packet to which it happens whatever is answered about it: for all, exists, for all. It *may* happen if
+//! Each question is a number in the [`Space`], so the packets that take a path under an assumption are the set of
+//! packets with that answer. Some questions have one answer for all packets (which of two chains comes first); others
+//! are unknown functions of the packet (an unsupported match). Something *must* happen if for all global answers there
+//! is a packet to which it happens for all per-packet answers (∀ global ∃ packet ∀ per-packet). It *may* happen if
 //! there are a packet and answers.
 //!
-//! In any other order of quantifiers a match that sorts the packets by itself makes both of its branches certain. What is
-//! neither must nor never is `unknown`, with the question as reason, so an unknown only spoils a verdict that depends on it.
+//! Any other order of quantifiers would make both branches of a match certain that distinguishes packets itself. What
+//! is neither must nor never is `unknown`, with the question as the reason, so an open question only affects verdicts
+//! that depend on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,15 +18,15 @@ use crate::facts::Question;
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// It has one answer, whatever packet comes.
+    /// One answer for all packets.
     All,
     /// Each packet may have another answer.
     EachPacket,
-    /// Packets with every answer come.
+    /// For each answer there are packets with it.
     SomePacket,
 }
 
-/// A question by its number.
+/// Index of a question.
 pub(crate) type QuestionNumber = usize;
 
 #[derive(Clone, Debug)]
@@ -45,7 +46,8 @@ pub(crate) struct Assumptions {
 }
 
 impl Assumptions {
-    /// A question with so many answers, from 0; `key` tells whether it was asked before. `why` says what cannot be told.
+    /// Adds a question with this number of answers, from 0, unless one with this `key` exists. `why`: what could not be
+    /// determined.
     pub(crate) fn ask<W: Into<Question>>(
         &mut self,
         space: &Space<'_>,
@@ -61,7 +63,7 @@ impl Assumptions {
         self.note(key, about, space.block(bits), answers as u128, why().into())
     }
 
-    /// A number that cannot be told. `block`: its variables; `None`: there are none.
+    /// Adds a question whose answer is a number. `block` makes its variables; `None`: there are none left.
     pub(crate) fn ask_number<W: Into<Question>>(
         &mut self,
         key: String,
@@ -91,7 +93,8 @@ impl Assumptions {
         self.asked.len() - 1
     }
 
-    /// The packets of which this is the answer. Numbers beyond the last answer stand for it too, so that one is always right.
+    /// Packets with this answer. Numbers beyond the last answer also mean the last one, so that there is always an
+    /// answer.
     pub(crate) fn answer(&self, space: &Space<'_>, question: QuestionNumber, answer: usize) -> PacketSet {
         let Asked { block, answers, .. } = &self.asked[question];
         let answer = answer as u128;
@@ -99,18 +102,18 @@ impl Assumptions {
         space.ranges(block, &[(answer, last)])
     }
 
-    /// Whether a set depends on what is asked about each packet.
+    /// Whether a set depends on per-packet questions.
     pub(crate) fn depends_on_packets(&self, space: &Space<'_>, set: PacketSet) -> bool {
         !self.of_each.is_empty() && !space.support(set).is_disjoint(&self.of_each)
     }
 
-    /// Whether some packet is in it whatever the answers are. `determined`: variables whose value the rest of the packet and
-    /// the answers tell.
+    /// Whether the set has a packet for all answers. `determined`: variables whose value follows from the rest of the
+    /// packet and the answers.
     pub(crate) fn must(&self, space: &Space<'_>, set: PacketSet, determined: &BTreeSet<u32>) -> bool {
         self.by_answers(space, self.for_certain(space, set, determined)) == EVERYTHING
     }
 
-    /// The packets that are in it whatever is asked about each packet. `determined`: as above.
+    /// Packets that are in the set for all per-packet answers. `determined`: as above.
     pub(crate) fn for_certain(&self, space: &Space<'_>, set: PacketSet, determined: &BTreeSet<u32>) -> PacketSet {
         match self.depends_on_packets(space, set) {
             true => space.for_all(space.exists(set, determined), &self.of_each),
@@ -123,19 +126,19 @@ impl Assumptions {
         &self.of_all
     }
 
-    /// Variables of questions to which each packet may have another answer.
+    /// Variables of per-packet questions.
     pub(crate) fn about_each(&self) -> &BTreeSet<u32> {
         &self.of_each
     }
 
-    /// The answers with which some packet is in it.
+    /// Global answers for which the set has a packet.
     fn by_answers(&self, space: &Space<'_>, set: PacketSet) -> PacketSet {
         let mut packets = space.support(set);
         packets.retain(|variable| !self.of_all.contains(variable));
         space.exists(set, &packets)
     }
 
-    /// What could not be told about the packets of a set, by the way that takes least for granted.
+    /// The questions that a set depends on, along the path with the fewest assumptions.
     pub(crate) fn why(&self, space: &Space<'_>, set: PacketSet) -> Question {
         let asked = |variable: u32| self.asked.iter().position(|asked| asked.block.0.contains(&variable));
         let packets =
@@ -144,7 +147,7 @@ impl Assumptions {
         let cost = |variable: u32| usize::from(asked(variable).is_some());
         let path = space.cheapest(only, &cost).unwrap_or_default();
         let mut found: BTreeSet<usize> = path.iter().filter_map(|(variable, _)| asked(*variable)).collect();
-        // The way asks in the order of the diagram; what it does not need is not told.
+        // The path has questions in the diagram's order; those it does not depend on are left out.
         for question in found.clone() {
             let rest = path.iter().filter(|(of, _)| asked(*of).is_some_and(|of| of != question && found.contains(&of)));
             let taken = rest.fold(EVERYTHING, |all, (variable, one)| {
@@ -158,7 +161,7 @@ impl Assumptions {
         Question::joined(found.into_iter().map(|at| self.asked[at].why.clone()))
     }
 
-    /// How much it takes for granted: the less, the clearer. `None`: it is empty.
+    /// Number of assumptions on the path with the fewest; `None`: the set is empty.
     pub(crate) fn doubt(&self, space: &Space<'_>, set: PacketSet) -> Option<usize> {
         let is_asked = |variable: u32| usize::from(self.of_all.contains(&variable) || self.of_each.contains(&variable));
         let path = space.cheapest(set, &is_asked)?;

@@ -1,14 +1,14 @@
-//! What is known of whether something happens to packets.
+//! Whether something happens to packets: must, may or never.
 
 use crate::facts::Question;
 
-/// Whether something happens.
+/// Whether something happens to packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Certainty {
-    /// To some packet, whatever could not be told.
+    /// Must: to some packet, for all answers to open questions.
     Happens,
-    /// That depends on what could not be told.
+    /// May: depends on the open question.
     Unknown(Question),
-    /// To no packet.
+    /// Never: to no packet.
     DoesNot,
 }

@@ -1,29 +1,29 @@
-//! How much work a judgement may do. It is counted and not timed, so that the same facts have the same verdict on every
-//! machine; a caller who cannot wait that long sets a flag.
+//! Work budget of a judgement. Work is counted rather than timed, so that the same facts give the same verdict on every
+//! machine; a caller with a deadline sets a flag.
 //!
-//! When the budget is used up, packets get no further: what was seen to happen happens, everything else is unknown.
+//! Once the budget is used up, packets get no further: what was found to happen stands, everything else is unknown.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Units of one judgement: a unit is a value of a field that is copied, compared or hashed, some 20 ns in a release build.
+/// Units per judgement; a unit is one operation on a diagram node or field value, some 20 ns in a release build.
 pub(super) const BUDGET: u64 = 320_000_000;
-/// Units of one walk, so that one that is dear leaves something for the others.
+/// Units per walk, so that an expensive walk leaves some for others.
 pub(super) const WALK: u64 = BUDGET / 2;
-/// Units of one that is not about a tunnel: of those there are several, and nothing critical waits for them.
+/// Units per walk that is not about a tunnel: there are several of these, and nothing critical depends on them.
 pub(super) const OF_CONNECTIONS: u64 = BUDGET / 32;
 
-/// Why no more work is done.
+/// Why work has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The budget is used up.
     UsedUp,
-    /// The caller's flag was set.
+    /// The caller's flag is set.
     Stopped,
 }
 
 impl Ended {
-    /// For people.
+    /// Text for reports.
     pub const fn why(self) -> &'static str {
         match self {
             Self::UsedUp => "the rules are too many to follow every way through them",
@@ -32,7 +32,7 @@ impl Ended {
     }
 }
 
-/// The work of one judgement, shared by all its walks.
+/// Work budget of one judgement, shared by all its walks.
 #[derive(Debug)]
 pub struct Effort<'s> {
     left: Cell<u64>,
@@ -41,12 +41,12 @@ pub struct Effort<'s> {
 }
 
 impl<'s> Effort<'s> {
-    /// A full budget. The flag is the caller's: once it is set, all work ends.
+    /// A full budget. `stop` is the caller's flag, which ends all work.
     pub const fn new(stop: &'s AtomicBool) -> Self {
         Self { left: Cell::new(BUDGET), stop, ended: Cell::new(None) }
     }
 
-    /// Takes from the budget; `false`: no more work is to be done.
+    /// Uses up units; `false`: work has ended.
     pub fn spend(&self, units: usize) -> bool {
         let left = self.left.get().saturating_sub(units as u64);
         self.left.set(left);
@@ -56,14 +56,14 @@ impl<'s> Effort<'s> {
         self.ended().is_none()
     }
 
-    /// Does some work, and says how many units it took.
+    /// Runs `work` and returns the units it used.
     pub fn measure<T>(&self, work: impl FnOnce() -> T) -> (T, u64) {
         let before = self.left.get();
         let done = work();
         (done, before - self.left.get())
     }
 
-    /// Takes what work took that was done before; `false`: this judgement could not have done it, and nothing is taken.
+    /// Charges the units of work done earlier; `false`: the budget does not suffice, and nothing is charged.
     pub fn repeat(&self, units: u64) -> bool {
         let affordable = self.ended().is_none() && self.left.get() > units;
         if affordable {
@@ -72,7 +72,7 @@ impl<'s> Effort<'s> {
         affordable
     }
 
-    /// Whether no more work is to be done, and why. A stop beats a budget that is used up.
+    /// Why work has ended; `None`: it has not. The flag takes precedence.
     pub fn ended(&self) -> Option<Ended> {
         if self.stop.load(Ordering::Relaxed) {
             self.ended.set(Some(Ended::Stopped));
@@ -80,12 +80,12 @@ impl<'s> Effort<'s> {
         self.ended.get()
     }
 
-    /// Whether work ended because of the flag. One that is set when all is done has stopped nothing.
+    /// Whether work ended because of the flag. A flag set after all work was done has no effect.
     pub fn was_stopped(&self) -> bool {
         self.ended.get() == Some(Ended::Stopped)
     }
 
-    /// Units that are left.
+    /// Units left.
     pub(super) fn left(&self) -> u64 {
         self.left.get()
     }

@@ -1,4 +1,5 @@
-//! What has to be known about a tunnel beside the rules: who sends into it, and which way its own packets go.
+//! Facts about a tunnel beside the rules: which packets enter it, and which paths its outer packets take. Input of
+//! `scenarios::tunnel`.
 
 mod arrivals;
 
@@ -14,51 +15,51 @@ use super::values::Numbers;
 use crate::facts::netfilter::{Family, address_key, name_key, prefix_range};
 use crate::facts::{Address, Facts, Link, OuterHeader, OuterRoute, Question, Reading, Route, Tunnel, upper_devices};
 
-/// `LOOPBACK_IFINDEX`: of the first device of each network namespace.
+/// `LOOPBACK_IFINDEX`, in each network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
-/// A tunnel and its surroundings.
+/// A tunnel with the addresses, routes and devices around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelFacts {
-    /// Its device; empty: it lives in another network namespace, and which of the paths its packets take is not known.
+    /// Name of its device; empty: it is in another network namespace, and `paths` are possible paths.
     pub device: String,
-    /// Names of the devices by which packets get into it.
+    /// Names of the devices by which packets enter it.
     pub upper_devices: Numbers,
-    /// Names of those of them that are not itself.
+    /// Names of those that are not the tunnel's own device.
     pub above: Vec<String>,
-    /// Destinations that are routed into it, of IPv4 and of IPv6.
+    /// Destinations routed into it, by family (IPv4, IPv6).
     pub inner: [Numbers; 2],
-    /// Frames get into it that no rule of IP has seen: it is a port of a bridge.
+    /// Whether it is a bridge port, so that frames enter it without traversing IP rules.
     pub bridged: bool,
-    /// Frames that cross bridges pass the rules of IP, of IPv4 and of IPv6. `Err`: that was not read.
+    /// Whether bridged frames traverse IP rules, by family (IPv4, IPv6). `Err`: not read.
     pub bridges_call_rules: [Result<bool, Question>; 2],
-    /// UDP ports that it sends to; `None`: not known.
+    /// UDP destination ports; `None`: not known.
     pub ports: Option<Numbers>,
-    /// UDP ports that it sends from; `None`: not known.
+    /// UDP source ports; `None`: not known.
     pub source_ports: Option<Numbers>,
-    /// Ways that outer packets take.
+    /// Paths of outer packets.
     pub paths: Vec<OuterPath>,
-    /// Why the paths are not known as a whole; then these hold what is.
+    /// Why `paths` is incomplete; `None`: it is complete.
     pub vague: Option<Question>,
-    /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
+    /// Marks tested by policy rules, by family (IPv4, IPv6): value and mask.
     pub fwmarks: [Vec<(u32, u32)>; 2],
-    /// What marks may lead past it, of IPv4 and of IPv6.
+    /// Marks that may route packets past the tunnel, by family (IPv4, IPv6).
     pub past: [Vec<Past>; 2],
-    /// What is the same in the headers of all outer packets.
+    /// Fields that are the same in all outer headers.
     pub header: OuterHeader,
-    /// What comes out of tunnels.
+    /// Packets that arrive through tunnels.
     pub arrivals: Arrivals,
-    /// It insists on a device, and packets that are routed again without that may leave by another.
+    /// Whether outer packets are bound to a device, and may leave by another one if they are re-routed.
     pub is_rerouted: bool,
 }
 
 impl TunnelFacts {
-    /// Its device lives in another network namespace, from where no packet brings a mark (`iptunnel_xmit`).
+    /// Whether its device is in another network namespace; packets from there have no mark (`iptunnel_xmit`).
     pub fn is_elsewhere(&self) -> bool {
         self.device.is_empty()
     }
 
-    /// Bytes of the header of IP of all packets that take a path: place, mask, value.
+    /// Bytes of the IP header that are the same in all packets of a path: offset, mask, value.
     pub fn bytes_of_header(&self, path: &OuterPath) -> Vec<(usize, u8, u8)> {
         let OuterHeader { dscp, ttl, dont_fragment } = self.header;
         let remote = path.remotes.as_ref().and_then(Numbers::single);
@@ -83,34 +84,34 @@ impl TunnelFacts {
         }
     }
 
-    /// Bits of the mark that decide which way packets go: those that policy rules test. Any change has a packet routed again,
-    /// which matters where it then may leave by another device.
+    /// Mark bits that affect routing: those tested by policy rules. If re-routing may change the device, all bits,
+    /// since any change of the mark causes it.
     pub fn routing_bits(&self) -> u32 {
         let tested = self.fwmarks.iter().flatten().fold(0, |all, (_, mask)| all | mask);
         if self.is_rerouted { u32::MAX } else { tested }
     }
 }
 
-/// A path that outer packets take.
+/// A path of outer packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OuterPath {
     /// IPv4 or IPv6.
     pub family: Family,
-    /// Of the packets with such a mark; see [`OuterRoute::mark`].
+    /// Mark of the packets; see [`OuterRoute::mark`].
     pub mark: u32,
-    /// Where to; `None`: not known.
+    /// Outer destinations; `None`: not known.
     pub remotes: Option<Numbers>,
-    /// By which device: its name; `None`: not known.
+    /// Name of the outgoing device; `None`: not known.
     pub device: Option<u128>,
-    /// Which of how many next hops of a multipath route.
+    /// Index and number of next hops, for a multipath route.
     pub next_hop: Option<(usize, usize)>,
-    /// From which address; `None`: not known.
+    /// Outer source address; `None`: not known.
     pub source: Option<u128>,
-    /// The address that masquerading writes there.
+    /// Address that masquerading would give them.
     pub primary: Result<u128, Question>,
 }
 
-/// Gathers the facts. `Err`: what could not be read.
+/// Gathers the facts. `Err`: what was not read.
 pub(crate) fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, Question> {
     if link.link_netnsid.is_some() {
         return Err("its packets leave in another network namespace, whose rules are not read".into());
@@ -166,7 +167,7 @@ pub(crate) fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<Tunne
     })
 }
 
-/// Which paths outer packets take, and why that is not known better.
+/// Paths of outer packets, and why they are incomplete.
 fn outer_paths(facts: &Facts, link: &Link, tunnel: &Tunnel) -> (Vec<OuterPath>, Option<Question>) {
     let entries = |question: Question| question.shown_by(["bridge", "fdb", "show", "dev", &link.name]);
     match &tunnel.outer {
@@ -188,7 +189,7 @@ fn outer_paths(facts: &Facts, link: &Link, tunnel: &Tunnel) -> (Vec<OuterPath>, 
     }
 }
 
-/// The UDP ports that outer packets are sent to. `None`: not known.
+/// UDP destination ports of outer packets. `None`: not known.
 fn destination_ports(tunnel: &Tunnel) -> Option<Numbers> {
     let own = tunnel.port?;
     match &tunnel.fdb {
@@ -197,11 +198,12 @@ fn destination_ports(tunnel: &Tunnel) -> Option<Numbers> {
             Some(Numbers::of(&listed.chain([own]).map(u128::from).collect::<Vec<_>>()))
         }
         Reading::Absent(_) => Some(Numbers::of(&[own.into()])),
-        Reading::Denied(_) | Reading::Failed(_) => None, // entries may have ports of their own
+        Reading::Denied(_) | Reading::Failed(_) => None, // FDB entries may have other ports
     }
 }
 
-/// Whether frames of the tunnel's bridge pass the rules of IPv4 (0) or IPv6 (1): by the bridge's own setting or that of all.
+/// Whether frames of the tunnel's bridge traverse IPv4 (0) or IPv6 (1) rules: by the bridge's own setting or the
+/// sysctl.
 fn bridges_call_rules(facts: &Facts, link: &Link, at: usize) -> Result<bool, Question> {
     if bridge_of(facts.known_links(), link).is_some_and(|bridge| bridge.calls_rules[at]) {
         return Ok(!matches!(facts.bridges_call_rules[at], Reading::Absent(_)));
@@ -217,7 +219,7 @@ fn bridges_call_rules(facts: &Facts, link: &Link, at: usize) -> Result<bool, Que
     }
 }
 
-/// The bridge that a device is a port of: packets of IP go through the bridge, never by the port.
+/// The bridge that a device is a port of. IP packets use the bridge's device, never the port.
 fn bridge_of<'l>(links: &'l [Link], port: &Link) -> Option<&'l Link> {
     let master = port.master?;
     links.iter().find(|link| link.index == master && link.kind.as_deref() == Some("bridge"))
@@ -226,14 +228,14 @@ fn bridge_of<'l>(links: &'l [Link], port: &Link) -> Option<&'l Link> {
 /// `RTN_UNICAST`
 const UNICAST: u8 = 1;
 
-/// Whether it is not known by which device a route leads.
+/// Whether a route's device is not known.
 fn is_unresolved(route: &Route) -> bool {
     route.kind == UNICAST && route.nexthop.is_some() && route.devices.is_empty()
 }
 
-/// Whether some table has another device for one of the remotes than the one that the tunnel insists on.
+/// Whether some table routes one of the remotes to a device other than the one the tunnel is bound to.
 fn is_rerouted(routes: &[Route], destinations: &[(IpAddr, Option<u32>)]) -> bool {
-    /// Routes that remotes are held against: some milliseconds.
+    /// Maximum number of comparisons of remotes with routes: some milliseconds.
     const MAX: usize = 1_000_000;
     let bound = || destinations.iter().filter_map(|(remote, via)| Some((*remote, (*via)?)));
     if routes.len().saturating_mul(bound().count()) > MAX {
@@ -248,7 +250,7 @@ fn is_rerouted(routes: &[Route], destinations: &[(IpAddr, Option<u32>)]) -> bool
         None => route.gateway.is_none_or(|gateway| gateway.is_ipv6() == remote.is_ipv6()),
     };
     bound().any(|(remote, via)| {
-        // Of each table, the routes with the longest prefix.
+        // Per table, the routes with the longest prefix.
         let mut best: BTreeMap<u32, (u8, bool)> = BTreeMap::new();
         for route in routes.iter().filter(|route| covers(route, remote)) {
             let elsewhere = route.devices != [via];
@@ -263,8 +265,8 @@ fn is_rerouted(routes: &[Route], destinations: &[(IpAddr, Option<u32>)]) -> bool
     })
 }
 
-/// Destinations whose routes lead into one of these devices. What every IPv6 device has by itself (link-local and
-/// multicast) carries no traffic that a checksum is offloaded for.
+/// Destinations routed into one of these devices. Without the link-local and multicast routes of every IPv6 device,
+/// which carry no traffic with checksum offload.
 fn routed_into(facts: &Facts, devices: &BTreeSet<u32>, family: Family) -> Numbers {
     let whole: IpAddr = if family == Family::Ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
     let routes = facts.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
@@ -287,7 +289,7 @@ fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.segments()[0] & 0xffc0 == 0xfe80)
 }
 
-/// What is known of the paths although no route is: the device and the address that the tunnel insists on.
+/// Partial paths if no route is known: the device and address that the tunnel is bound to.
 fn vague_paths(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let local = tunnel.local.filter(|local| !local.is_unspecified() && !tunnel.flow_based);
     let insists = tunnel.fdb.ok().is_some() && tunnel.listed_destinations().all(|(_, via)| via == tunnel.link);
@@ -308,8 +310,8 @@ fn vague_paths(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     families.map(path).collect()
 }
 
-/// The paths that packets of a tunnel may take of which only sockets are seen: by each device that may carry it, from each
-/// address that routing may choose there. Where no route names one, masquerading chooses the same (`inet_select_addr`,
+/// Possible paths of a tunnel of which only sockets are seen: by each device that may carry it, from each address that
+/// routing may choose there. Masquerading chooses the same address if the route has none (`inet_select_addr`,
 /// `ipv6_dev_get_saddr`).
 fn paths_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let addresses = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
@@ -328,7 +330,7 @@ fn paths_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
             };
             let own: Vec<&Address> =
                 addresses.iter().filter(|at| at.link == device && may_be_chosen(at, family)).collect();
-            // One that is a network by itself is chosen for no other host, unless it is the only one.
+            // A host address is not chosen for other hosts, unless it is the only one.
             let whole = if family == Family::Ipv6 { 128 } else { 32 };
             let chosen = own.iter().filter(|at| own.len() == 1 || at.prefix_length < whole);
             let chosen: BTreeSet<u128> = chosen.map(|at| address_key(at.address)).collect();
@@ -346,17 +348,17 @@ fn paths_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     paths
 }
 
-/// The paths of one route: by each of its devices.
+/// Paths of one route: one per device.
 fn paths(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<OuterPath> {
     let family = route.remotes.first().map_or(Family::Ipv4, Family::of);
     let local = tunnel.local.filter(|local| !local.is_unspecified()).or(route.source);
     let by = |(number, index): (usize, &u32)| {
         let next_hop = match route.gateway {
-            // nf_nat_masquerade_ipv6 goes by the destination.
+            // nf_nat_masquerade_ipv6 uses the destination.
             _ if family == Family::Ipv6 => route.remotes.first().copied(),
             Some(gateway) if Family::of(&gateway) == family && number == 0 => Some(gateway),
             None if number == 0 => route.remotes.first().copied(),
-            _ => None, // of the other next hops of a multipath route only the device is known
+            _ => None, // of a multipath route's other next hops only the device is known
         };
         OuterPath {
             family,
@@ -371,7 +373,7 @@ fn paths(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<OuterPath> {
     route.devices.iter().enumerate().map(by).collect()
 }
 
-/// The address that masquerading writes for packets that leave by a device: `inet_select_addr`, `ipv6_dev_get_saddr`.
+/// Address that masquerading gives packets that leave by a device: `inet_select_addr`, `ipv6_dev_get_saddr`.
 fn primary(facts: &Facts, device: u32, family: Family, next_hop: Option<IpAddr>) -> Result<u128, Question> {
     let all = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
     let usable = |address: &&Address| may_be_chosen(address, family);
@@ -382,7 +384,7 @@ fn primary(facts: &Facts, device: u32, family: Family, next_hop: Option<IpAddr>)
     };
     let chosen = match (here.as_slice(), next_hop) {
         ([], _) if family == Family::Ipv6 => None,
-        // inet_select_addr goes on with the other devices, in their order: lo is the first, that of the others is not known.
+        // inet_select_addr continues with other devices in order: lo is first, the others' order is not known.
         ([], _) => {
             let elsewhere: Vec<&Address> = all.iter().filter(usable).collect();
             let devices: BTreeSet<u32> = elsewhere.iter().map(|address| address.link).collect();

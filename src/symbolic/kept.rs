@@ -1,8 +1,8 @@
-//! A network that is kept, so that it can be told whether walks would find the same in a later one.
+//! A copy of a network's inputs, kept to check whether earlier results of walks are valid for a later network.
 //!
-//! A new input of walks is a field of `Network` or `TunnelFacts`, and `Kept` and `does_the_same_as` take them apart field by
-//! field: one that is forgotten does not compile. Chains and sets that nobody has changed are the same objects in two
-//! readings (`facts::Shared`), and are not looked into.
+//! Inputs of walks are fields of `Network` or `TunnelFacts`; `Kept` and `does_the_same_as` destructure them, so that a
+//! new field does not compile until it is handled. Unchanged chains and sets are the same objects in two readings
+//! (`facts::Shared`) and are skipped.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,10 +12,10 @@ use super::network::{BackendRules, Network};
 use crate::facts::Question;
 use crate::facts::netfilter::Ruleset;
 
-/// What a [`Device`] holds.
+/// An owned [`Device`].
 type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16, bool);
 
-/// What a network was like, to be held against a later one.
+/// The inputs of a network.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     rules: Vec<(bool, Ruleset)>,
@@ -27,7 +27,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Of this network. Rules are not copied, but shared with it.
+    /// For this network. Rules are shared, not copied.
     pub(crate) fn of(network: &Network<'_>) -> Self {
         let Network { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = network;
         let owned = |device: &Device<'_>| {
@@ -44,8 +44,8 @@ impl Kept {
         }
     }
 
-    /// Whether walks find the same in this network. If so, the rules that are kept are the newer objects from now on: the older
-    /// ones may be gone, and comparing is cheaper the next time.
+    /// Whether walks would have the same results in this network. If so, its objects replace the kept ones: older ones
+    /// can be freed, and the next comparison is faster.
     pub(crate) fn is_like(&mut self, network: &Network<'_>) -> bool {
         let Network { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = network;
         let same_device = |(known, device): (&OwnedDevice, &Device<'_>)| {

@@ -1,26 +1,27 @@
-//! What the kernel would do with packets: sets of them walk through the hooks, and every way that a real one could take is
-//! taken. Pure; to be read beside `nf_hook_entries_grow`, `nft_do_chain`, `ipt_do_table` and `nf_nat_core.c`.
+//! Symbolic execution of netfilter: sets of packets run through the hooks as in the kernel, along all paths that a real
+//! packet could take. Pure. To be read next to `nf_hook_entries_grow`, `nft_do_chain`, `ipt_do_table` and
+//! `nf_nat_core.c`. `judge` calls `scenarios`, which run packets through the `machine`.
 //!
-//! | file | holds |
+//! | file | contents |
 //! |---|---|
 //! | `space` | sets of packets: binary decision diagrams |
-//! | `assumptions` | what cannot be told: must, may, never |
-//! | `certainty` | whether something happens: it does, it does not, or it depends on such |
-//! | `packets` | which variables are which field of a packet |
-//! | `network::survey` | what rules tell packets apart by: nothing else is followed |
-//! | `network::slice` | which chains can decide about marks at all |
-//! | `values` | numbers that a field of the node's can hold |
-//! | `effort` | how much work all of this may do |
-//! | `network` | rules of all backends, links, addresses |
+//! | `assumptions` | open questions: must, may, never |
+//! | `certainty` | whether something happens: must, never, or depends on a question |
+//! | `packets` | variables of packet fields |
+//! | `network::survey` | what rules distinguish packets by; nothing else is followed |
+//! | `network::slice` | which chains can influence marks |
+//! | `values` | sets of numbers: addresses, ports, device names |
+//! | `effort` | work budget |
+//! | `network` | inputs: rules of all backends, links, addresses |
 //! | `network::host` | devices and addresses of this host |
-//! | `kept` | a network that is kept, to be held against a later one |
-//! | `network::unread` | rules that were not read, and what follows |
-//! | `network::translations` | which destinations connections can have in place of their packets' |
+//! | `kept` | inputs of an earlier walk, to check whether its results are still valid |
+//! | `network::unread` | unread rules, and what follows |
+//! | `network::translations` | destinations that connections may have instead of their packets' |
 //! | `order` | which chains a hook calls, in which orders |
 //! | `machine` | hooks, chains, rules, matches, sets, writes, the NAT core |
-//! | `past` | routes that a mark may lead past a tunnel |
-//! | `facts` | what surrounds a tunnel: who sends into it, which way its own packets go |
-//! | `scenarios` | which packets are sent through it: those of tunnels, of Services, new connections, and which of these compete |
+//! | `past` | routes by which a mark may lead past a tunnel |
+//! | `facts` | facts about a tunnel: which packets enter it, and paths of its outer packets |
+//! | `scenarios` | which packets run through the rules: of tunnels, of Services, new connections, and which of these compete |
 
 mod assumptions;
 mod certainty;

@@ -1,4 +1,4 @@
-//! What there is around a packet: rules of all backends, links, addresses that are this host's.
+//! The inputs of walks: rules of all backends, links, and local addresses.
 
 pub(crate) mod host;
 pub(crate) mod slice;
@@ -19,36 +19,38 @@ use super::values::Numbers;
 use crate::facts::netfilter::{Backend, Chain, ChainId, ChainKind, Family, Rule, Ruleset, SetId, Step, Verdict};
 use crate::facts::{Facts, Link, Question, Reading};
 
-/// A rule set, and who holds it.
+/// A rule set with its backend.
 #[derive(Clone, Copy, Debug)]
 pub struct BackendRules<'a> {
-    /// `Backend::Legacy`, or one of those that nf_tables serves.
+    /// Whether it is of legacy tables; else of nf_tables.
     pub legacy: bool,
-    /// The rules.
+    /// The rule set.
     pub ruleset: &'a Ruleset,
 }
 
-/// Everything that a packet can meet. Walks see nothing else of the node but [`super::TunnelFacts`], so what they find is a
-/// function of both.
+/// Everything that packets traverse. Walks use nothing else of the node but [`super::TunnelFacts`], so their results
+/// are a function of both.
 #[derive(Clone, Debug)]
 pub struct Network<'a> {
-    /// In no order: hooks have their own.
+    /// Unordered; hooks define the order.
     pub rules: Vec<BackendRules<'a>>,
     /// Devices; `None`: not read.
     pub devices: Option<Vec<Device<'a>>>,
-    /// IPv4's, IPv6's; `None`: not read.
+    /// Addresses with a type, by family (IPv4, IPv6); `None`: not read.
     pub own: [Option<OwnAddresses>; 2],
-    /// Addresses that rules give to sources, and whether each is this host's, as far as that was read.
+    /// Whether each address given by SNAT rules is local, as far as it was read.
     pub local_sources: BTreeMap<IpAddr, bool>,
-    /// IPsec handles packets here. `Err`: whether it does was not read.
+    /// Whether IPsec applies to packets. `Err`: not read.
     pub ipsec: Result<bool, Question>,
-    /// The rest of what is asked about this host.
+    /// Other facts about this host.
     pub host: HostFacts,
+    /// What rules distinguish, found on first use.
     pub(super) survey: OnceCell<Survey>,
+    /// Results of searches through all rules.
     pub(super) remembered: Remembered,
 }
 
-/// What is asked about rules again and again, and takes a look at all of them.
+/// Results of searches through all rules, by key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Remembered {
     leads_to: RefCell<BTreeMap<(Wanted, usize, ChainId), bool>>,
@@ -58,30 +60,32 @@ pub(super) struct Remembered {
     doubtful: OnceCell<Option<(u32, Question)>>,
     elsewhere: RefCell<BTreeMap<u32, Option<String>>>,
     pub(super) destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
+    /// By family and whether on output: see [`Network::targets`].
     pub(super) targets: RefCell<BTreeMap<(Family, bool), Targets>>,
+    /// By family: see [`Network::answered`].
     pub(super) answered: RefCell<BTreeMap<Family, Option<Numbers>>>,
 }
 
 /// Destinations that rules give, and why there may be others.
 pub(super) type Targets = (Numbers, Option<Question>);
 
-/// What lists the rules of each backend: nf_tables, and legacy iptables of both families.
+/// Commands that list the rules: nf_tables, and legacy iptables of both families.
 const DUMPS: [&str; 3] = ["nft list ruleset", "iptables-legacy-save", "ip6tables-legacy-save"];
 
-/// Steps that are looked for in a chain, and in those that it leads to.
+/// Kinds of steps that are searched for in a chain and those it jumps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Wanted {
-    /// That do anything but let packets pass.
+    /// Steps that do anything but let packets pass.
     Effect,
-    /// That change what others test.
+    /// Steps that write what other rules test.
     Write,
-    /// That give entries of connections another timeout.
+    /// Steps that set timeouts of entries.
     Timeout,
-    /// That do more than drop packets, or write bits that do not matter.
+    /// Steps that do more than drop packets or write irrelevant mark bits.
     Mark(Relevant),
 }
 
-/// Whether something is so, and which rule says it.
+/// Whether something happens, with the rule concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrence {
     /// Whether it happens.
@@ -90,26 +94,26 @@ pub struct Occurrence {
     pub place: String,
 }
 
-/// A rule, for people.
+/// Location of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleAt {
-    /// Position in [`Network::rules`].
+    /// Index in [`Network::rules`].
     pub set: usize,
     /// Its chain.
     pub chain: ChainId,
-    /// From 1 within its chain.
+    /// Position in its chain, from 1; 0: the chain, which was not read.
     pub position: u32,
 }
 
 impl<'a> Network<'a> {
-    /// Of a node. `Err`: a backend whose rules could not be read, and why.
+    /// From a node's facts. `Err`: a backend whose rules could not be read, and why.
     pub fn new(facts: &'a Facts) -> Result<Self, Question> {
         let mut rules = Vec::new();
         let readings = [(&facts.nftables, false), (&facts.legacy_ipv4, true), (&facts.legacy_ipv6, true)];
         for (number, (reading, legacy)) in readings.into_iter().enumerate() {
             match reading {
                 Reading::Ok(ruleset) => rules.push(BackendRules { legacy, ruleset }),
-                Reading::Absent(_) => {} // a fact: it has no rules
+                Reading::Absent(_) => {} // a fact: no rules
                 other @ (Reading::Denied(_) | Reading::Failed(_)) => {
                     return Err(Question::unread(other).shown_by(DUMPS[number].split(' ')));
                 }
@@ -135,7 +139,7 @@ impl<'a> Network<'a> {
         Ok(Self { ipsec, local_sources, host: HostFacts::of(facts), ..Self::of(rules, devices, own) })
     }
 
-    /// Of its parts.
+    /// From its parts.
     pub(super) fn of(
         rules: Vec<BackendRules<'a>>,
         devices: Option<Vec<Device<'a>>>,
@@ -153,12 +157,12 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// What its rules tell packets apart by; looked for once.
+    /// What rules distinguish packets by, found on first use.
     pub fn survey(&self) -> &Survey {
         self.survey.get_or_init(|| Survey::of(self))
     }
 
-    /// A chain by its name.
+    /// A chain by id; `None`: not read.
     pub fn chain(&self, set: usize, id: &ChainId) -> Option<&'a Chain> {
         self.rules[set].ruleset.chains.get(id)
     }
@@ -177,7 +181,7 @@ impl<'a> Network<'a> {
         format!("chain {} ({backend}table {} {})", id.chain, family_word(id.family), id.table)
     }
 
-    /// A question about a rule, or about a chain that was not read (position 0): its command lists it.
+    /// A question about a rule, or about an unread chain (position 0), with the command that lists it.
     pub fn question(&self, at: &RuleAt, text: impl Into<Question>) -> Question {
         let RuleAt { chain: ChainId { family, table, chain }, .. } = at;
         let (table, chain) = (table.to_string(), chain.to_string());
@@ -193,19 +197,19 @@ impl<'a> Network<'a> {
         text.into().shown_by([program, "-t", &table, "-S", &chain])
     }
 
-    /// Whether the rule is written with x_tables in nf_tables, natively, or in a legacy table.
+    /// Backend of a rule: x_tables in nf_tables, native, or legacy.
     pub fn backend(&self, at: &RuleAt) -> Backend {
         let legacy = self.rules[at.set].legacy;
         let unread = if legacy { Backend::Legacy } else { Backend::Nftables };
         self.rule(at).map_or(unread, |rule| Backend::of(rule, legacy))
     }
 
-    /// A rule by its place, if it was read.
+    /// A rule by location; `None`: not read.
     pub fn rule(&self, at: &RuleAt) -> Option<&'a Rule> {
         self.chain(at.set, &at.chain)?.known_rules().iter().find(|rule| rule.position == at.position)
     }
 
-    /// Chains that a packet of a family can meet: position in [`Network::rules`], name, chain.
+    /// Chains that packets of a family may traverse: index in [`Network::rules`], id, chain.
     pub fn chains_of(&self, family: Family) -> impl Iterator<Item = (usize, &'a ChainId, &'a Chain)> + use<'a, '_> {
         let meets = move |id: &ChainId| matches!(id.family, Family::Inet | Family::Netdev) || id.family == family;
         self.rules.iter().enumerate().flat_map(move |(set, rules)| {
@@ -213,30 +217,29 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// Whether the packets of a chain on output are routed again when it has changed their mark.
+    /// Whether a chain on output causes re-routing of packets whose mark it changes.
     pub fn reroutes(&self, set: usize, id: &ChainId) -> bool {
         let route = |chain: &Chain| chain.base.as_ref().is_some_and(|base| base.kind == ChainKind::Route);
         if self.rules[set].legacy { id.table == "mangle" } else { self.chain(set, id).is_some_and(route) }
     }
 
-    /// Whether a chain, or one that it leads to, does anything to a packet but let it pass.
+    /// Whether a chain, or one it jumps to, does anything but let packets pass.
     pub fn has_effect(&self, set: usize, id: &ChainId) -> bool {
         self.leads_to_wanted(Wanted::Effect, set, id)
             || self.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops)
     }
 
-    /// Whether a chain, or one that it leads to, changes what other chains test.
+    /// Whether a chain, or one it jumps to, writes what other chains test.
     pub fn writes(&self, set: usize, id: &ChainId) -> bool {
         self.leads_to_wanted(Wanted::Write, set, id)
     }
 
-    /// Whether a chain, or one that it leads to, gives entries of connections another timeout.
+    /// Whether a chain, or one it jumps to, sets timeouts of entries.
     pub fn sets_timeouts(&self, set: usize, id: &ChainId) -> bool {
         self.leads_to_wanted(Wanted::Timeout, set, id)
     }
 
-    /// Whether a chain, or one that it leads to, may write a bit of a mark that matters, or do anything else to packets but
-    /// drop them.
+    /// Whether a chain, or one it jumps to, may write a relevant mark bit, or do anything else but drop packets.
     pub fn writes_marks(&self, set: usize, id: &ChainId, relevant: Relevant) -> bool {
         self.leads_to_wanted(Wanted::Mark(relevant), set, id)
     }
@@ -255,17 +258,17 @@ impl<'a> Network<'a> {
         recall(&self.remembered.leads_to, (wanted, of, id.clone()), || self.leads_to(of, id, is_wanted))
     }
 
-    /// Why rules may be missing of those that packets of a family can meet: the first part that was not read.
+    /// Why rules for packets of a family may be missing: the first unread part. `None`: all was read.
     pub fn unread(&self, family: Family) -> Option<Question> {
         recall(&self.remembered.unread, family, || self.find_unread(family))
     }
 
-    /// The same of one rule set, whatever packets can meet.
+    /// The same for a rule set, for all packets.
     pub fn unread_in_set(&self, set: usize) -> Option<Question> {
         recall(&self.remembered.unread_sets, set, || self.find_unread_in_set(set))
     }
 
-    /// Bits of the mark that rules may set beside those that some rule sets for certain, and why that is not known.
+    /// Mark bits that rules may set beyond those known to be set, and why that is not known.
     pub fn doubtful_bits(&self) -> Option<(u32, Question)> {
         self.remembered.doubtful.get_or_init(|| self.find_doubtful_bits()).clone()
     }
@@ -278,7 +281,7 @@ impl<'a> Network<'a> {
         recall(&self.remembered.elsewhere, bits, || self.find_marks_elsewhere(bits))
     }
 
-    /// A question about a set that a rule looks into: its command lists the set.
+    /// A question about a set, with the command that lists it.
     pub fn question_of_set(&self, at: &RuleAt, id: &SetId, text: impl Into<Question>) -> Question {
         let question = text.into();
         let Some(set) = self.rules[at.set].ruleset.sets.get(id) else { return self.question(at, question) };
@@ -291,13 +294,13 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// The same about a chain.
+    /// A question about a chain.
     pub(super) fn question_of_chain(&self, set: usize, id: &ChainId, text: impl FnOnce(String) -> String) -> Question {
         let at = RuleAt { set, chain: id.clone(), position: 0 };
         self.question(&at, text(self.describe_chain(set, id)))
     }
 
-    /// Whether a chain, or one that it leads to, has such a step; one that was not read may have any.
+    /// Whether a chain, or one it jumps to, has such a step; an unread one may.
     pub(super) fn leads_to(&self, set: usize, id: &ChainId, wanted: impl Fn(&Step) -> bool) -> bool {
         let has = |rule: &Rule| rule.steps.iter().any(|step| wanted(step) || is_unread_map(step));
         self.chains_from(set, id).any(|chain| match chain.map(|(_, chain)| &chain.rules) {
@@ -306,7 +309,7 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// A chain and those that it leads to, each once. `None`: one that was not read at all.
+    /// A chain and those reachable from it, each once. `None`: one that was not read.
     pub(super) fn chains_from(
         &self,
         set: usize,
@@ -315,7 +318,7 @@ impl<'a> Network<'a> {
         let (mut open, mut seen) = (vec![id.clone()], BTreeSet::new());
         let mut last: Option<(&ChainId, &Chain)> = None;
         std::iter::from_fn(move || {
-            // What the last one leads to is only looked for if somebody wants to know.
+            // Jumps are followed lazily.
             if let Some((id, chain)) = last.take() {
                 let jumps = chain.rules_for_udp().unwrap_or_default().iter().flat_map(Rule::jumps);
                 open.extend(jumps.map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
@@ -327,7 +330,7 @@ impl<'a> Network<'a> {
     }
 }
 
-/// What is known under a key; what is not is looked for, and known from then on.
+/// The value stored for a key, computed on first use.
 pub(super) fn recall<K: Ord, V: Clone>(known: &RefCell<BTreeMap<K, V>>, key: K, find: impl FnOnce() -> V) -> V {
     if let Some(value) = known.borrow().get(&key) {
         return value.clone();
@@ -337,7 +340,7 @@ pub(super) fn recall<K: Ord, V: Clone>(known: &RefCell<BTreeMap<K, V>>, key: K, 
     value
 }
 
-/// `ip`, `ip6`, …: as nft writes it.
+/// Family in nft's syntax: `ip`, `ip6`, ….
 pub(super) fn family_word(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "ip",
@@ -348,7 +351,7 @@ pub(super) fn family_word(family: Family) -> &'static str {
     }
 }
 
-/// Whether a step does anything but test, or let a packet pass.
+/// Whether a step does anything but match, or let packets pass.
 fn is_effect(step: &Step) -> bool {
     match step {
         Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } => false,
@@ -369,7 +372,7 @@ fn is_effect(step: &Step) -> bool {
     }
 }
 
-/// Whether a verdict neither ends a packet nor hands it to somebody.
+/// Whether a verdict lets packets continue.
 pub(super) fn lets_pass(verdict: &Verdict) -> bool {
     use Verdict::{Accept, Continue, Goto, Jump, Return};
     matches!(verdict, Accept | Return | Continue | Jump(_) | Goto(_))

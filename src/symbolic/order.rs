@@ -1,39 +1,39 @@
-//! Which chains a hook calls, and in which orders: `nf_hook_entries_grow`, `nf_nat_register_fn`.
+//! Which chains a hook calls, in which orders: `nf_hook_entries_grow`, `nf_nat_register_fn`.
 //!
-//! Hooks run by priority. Of two with the same priority the one that was registered last is first, and no dump tells
-//! which one that is. All nat chains are called from one hook of the NAT core, which has a priority of its own; what they
-//! declare only orders them among each other.
+//! Hooks are called by priority. Of equal priorities the last registered comes first, and no dump shows which that is.
+//! All nat chains are called from one hook of the NAT core with a priority of its own; their own priorities only order
+//! them among each other.
 //!
-//! Chains of equal priority of which none writes what another tests meet all packets once, and which of them comes first is
-//! one question for the packets that several would have; up to four others are walked in every order.
+//! Chains of equal priority of which none writes what another tests see all packets once, with one question about which
+//! comes first for packets that several would end; up to four others are run in every order.
 
 use super::network::Network;
 use super::network::unread::BaseChainList;
 use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, ChainKind, Family, Hook};
 
-/// Calls of equal priority that are tried in every order: 4! of them.
+/// Number of calls of equal priority that are run in every order: 4! orders.
 const MAX_PERMUTED: usize = 4;
 
-/// What a hook calls.
+/// A call of a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     /// Connection tracking: `nf_conntrack_in`.
     Conntrack,
     /// The NAT core: `nf_nat_inet_fn`.
     Nat,
-    /// A base chain: position in [`Network::rules`], name.
+    /// A base chain: index in [`Network::rules`], id.
     Chain(usize, ChainId),
-    /// Whatever chains a list that was not read has at this place.
+    /// Unknown chains of an unread list.
     Unread(BaseChainList),
 }
 
 /// Calls of one priority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PriorityCalls {
-    /// Their priority.
+    /// The priority.
     pub priority: i32,
-    /// The calls, in no order.
+    /// The calls, unordered.
     pub calls: Vec<Call>,
 }
 
@@ -49,8 +49,8 @@ fn nat_core(hook: Hook) -> Option<i32> {
     }
 }
 
-/// What a hook calls for packets of a family. Chains that do nothing but let packets pass are left out: they could
-/// only multiply the orders. `device`: the one whose egress hook it is.
+/// Calls of a hook for packets of a family. Chains that only let packets pass are left out, as they would only multiply
+/// orders. `device`: the device of an egress hook.
 pub(crate) fn calls(network: &Network<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<PriorityCalls> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
     let mut unread = Vec::new();
@@ -76,8 +76,9 @@ pub(crate) fn calls(network: &Network<'_>, family: Family, hook: Hook, device: O
     everywhere(by_priority(calls), &unread)
 }
 
-/// Whether any chain is a nat chain, or may be: the first one on a hook puts the NAT core on all four (`nf_nat_register_fn`).
-/// By itself it changes nothing; what it does to later packets because of a list that was not read is asked.
+/// Whether there is, or may be, a nat chain: the first one on any hook registers the NAT core on all four
+/// (`nf_nat_register_fn`). The core alone has no effect; if a list is unread, its effect on later packets is a
+/// question.
 fn may_have_nat(network: &Network<'_>, family: Family) -> bool {
     let hooks = Hook::ALL.iter().filter(|hook| nat_core(**hook).is_some());
     hooks
@@ -85,7 +86,7 @@ fn may_have_nat(network: &Network<'_>, family: Family) -> bool {
         .any(|(_, chains)| chains.ok().is_none_or(|chains| chains.iter().any(|(.., base)| base.kind == ChainKind::Nat)))
 }
 
-/// The nat chains that the NAT core calls, in the same form.
+/// The nat chains that the NAT core calls.
 pub(crate) fn nat_chains(network: &Network<'_>, family: Family, hook: Hook) -> Vec<PriorityCalls> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
     let mut unread = Vec::new();
@@ -101,7 +102,7 @@ pub(crate) fn nat_chains(network: &Network<'_>, family: Family, hook: Hook) -> V
     everywhere(by_priority(calls), &unread)
 }
 
-/// Chains of lists that were not read may have any priority: each list is called before the first step and after each.
+/// Chains of unread lists may have any priority: each list is called before the first step and after each.
 fn everywhere(steps: Vec<PriorityCalls>, unread: &[BaseChainList]) -> Vec<PriorityCalls> {
     if unread.is_empty() {
         return steps;
@@ -136,18 +137,18 @@ fn by_priority(mut calls: Vec<(i32, Call)>) -> Vec<PriorityCalls> {
         .collect()
 }
 
-/// How many orders are tried of calls of equal priority that write what others test. If the calls are many, each is first once,
-/// where it sees most, and last once, where it sees least; these are not all.
+/// Number of orders that are run for calls of equal priority of which one writes what another tests. With many calls,
+/// each is first once and last once, where it sees most and fewest packets; that does not cover all orders.
 pub(crate) fn orders(calls: usize) -> usize {
     if is_permuted(calls) { (1..=calls).product() } else { 2 * calls }
 }
 
-/// Whether every order is tried.
+/// Whether all orders are run.
 pub(crate) const fn is_permuted(calls: usize) -> bool {
     calls <= MAX_PERMUTED
 }
 
-/// One of these orders.
+/// One of these orders, by number.
 pub(crate) fn order(calls: &[Call], mut number: usize) -> Vec<&Call> {
     let mut rest: Vec<&Call> = calls.iter().collect();
     if !is_permuted(calls.len()) {
@@ -164,7 +165,7 @@ pub(crate) fn order(calls: &[Call], mut number: usize) -> Vec<&Call> {
     order
 }
 
-/// A call, for people.
+/// Description of a call.
 pub(crate) fn name(network: &Network<'_>, call: &Call) -> String {
     match call {
         Call::Conntrack => "connection tracking".into(),

@@ -1,16 +1,16 @@
-//! What a set of packets is made of: which variables are which field of a packet.
+//! Variables of packet fields.
 //!
-//! The order is fixed: devices, state, protocol, addresses, ports, then the marks, then what is asked on the way. Marks depend
-//! on the fields, so a mark is small behind the fields that decide it. Two packets are walked with the same marks, an inner one
-//! and the outer one around it; each has fields of its own.
+//! Their order is fixed: devices, state, protocol, addresses, ports, marks, questions. Marks depend on fields, so a
+//! mark is a small diagram after the fields that determine it. Inner and outer packets are walked with the same mark
+//! variables and separate field variables.
 //!
-//! Three kinds of tests are no fields: *free* ones, which some packet of the traffic meets (a set of pods, a port);
-//! *non-deterministic* ones, which hold now and then, so that both ways happen; *unsupported* ones. Of a tunnel's own packet everything
-//! is known or fixed, so a field that is not known has one value for all of them.
+//! Three kinds of tests have no variables: *free* ones, which some packet of the traffic matches (a set of pods, a
+//! port); *non-deterministic* ones, whose branches both happen; *unsupported* ones. Everything about a tunnel's outer
+//! packets is known or fixed, so an unknown field has one value for all of them.
 //!
-//! Marks are told by the rest of a packet, because they begin with a known value and rules write them; so an old mark may be
-//! forgotten when it is overwritten. What a packet was before its address was translated is kept while an answer about it
-//! matters.
+//! Marks follow from the rest of a packet, because they start with a known value and rules write them. So an
+//! overwritten mark can be forgotten. The fields before an address is translated are kept as long as an answer depends
+//! on them.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,42 +19,42 @@ use super::network::Network;
 use super::space::{BitVector, Space};
 use crate::facts::netfilter::{Comparison, Family, Field, HeaderBytes};
 
-/// What a packet stands for.
+/// What a packet set represents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PacketKind {
-    /// All packets that traffic may consist of: whatever a rule asks beyond its fields, some packet has it.
+    /// Traffic: for any test beyond the variables there is a packet that passes it.
     Traffic,
-    /// Packets of which everything is known or fixed: what cannot be told of them is unknown.
+    /// A tunnel's packets, about which everything is known or fixed; what cannot be determined is unknown.
     Tunnel,
 }
 
-/// `NF_CT_STATE_BIT(IP_CT_NEW)` and its like, as `nft_ct` and `xt_conntrack` see them.
+/// Connection states as in `nft_ct` and `xt_conntrack`: `NF_CT_STATE_BIT(IP_CT_NEW)` etc.
 pub(crate) mod state {
-    /// No connection: also before connection tracking has seen the packet.
+    /// No connection; also before conntrack has seen the packet.
     pub(crate) const INVALID: u128 = 1;
-    /// Of a connection that was confirmed.
+    /// Of a confirmed connection.
     pub(crate) const ESTABLISHED: u128 = 2;
-    /// The first of an expected connection.
+    /// First packet of an expected connection.
     pub(crate) const RELATED: u128 = 4;
-    /// The first of a connection.
+    /// First packet of a connection.
     pub(crate) const NEW: u128 = 8;
     /// Not tracked.
     pub(crate) const UNTRACKED: u128 = 64;
-    /// All of them, by their number in a set of packets.
+    /// All states, in the order of their numbers in packet sets.
     pub(crate) const ALL: [u128; 5] = [INVALID, ESTABLISHED, RELATED, NEW, UNTRACKED];
 }
 
-/// Names of devices: none, and any. A packet that was not received or is not routed yet has none there.
+/// Ranges of device names: none, and any. A packet not received, or not routed yet, has none.
 pub(crate) const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
 /// See [`NO_DEVICE`].
 pub(crate) const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
 
-/// Names of devices, cut where some rule tells them apart: each piece is one number.
+/// Ranges of device names that rules distinguish; each range has a number.
 #[derive(Clone, Debug)]
 pub(crate) struct Names(Vec<u128>);
 
 impl Names {
-    /// The pieces that all rules and these ranges tell apart.
+    /// The ranges distinguished by rules and `others`.
     fn new(network: &Network<'_>, others: &[(u128, u128)]) -> Self {
         let mut starts = network.survey().names.clone();
         for (first, last) in others {
@@ -68,7 +68,7 @@ impl Names {
         self.0.len().next_power_of_two().ilog2()
     }
 
-    /// Numbers of the pieces that these ranges consist of. `None`: one of them cuts a piece in two.
+    /// Numbers of the ranges that these consist of. `None`: a boundary is inside a range.
     pub(crate) fn pieces(&self, ranges: &[(u128, u128)]) -> Option<Vec<(u128, u128)>> {
         let piece = |(first, last): &(u128, u128)| {
             let from = self.0.binary_search(first).ok()?;
@@ -81,14 +81,14 @@ impl Names {
         ranges.iter().map(piece).collect()
     }
 
-    /// Pieces in which there is a name at all: behind its end are zeros, which a test of its beginning does not ask for.
+    /// Ranges with at least one valid name: names end with zeros, which prefix tests do not require.
     pub(crate) fn possible(&self) -> Vec<(u128, u128)> {
         let is_possible = |(at, first): (usize, &u128)| {
             let bytes = first.to_be_bytes();
             let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
             let next = match bytes[end..].iter().all(|byte| *byte == 0) {
                 true => *first,
-                // One more byte makes the next name.
+                // The next valid name has one more byte.
                 false => (*first >> (8 * (15 - end)) | 1) << (8 * (15 - end)),
             };
             let last = self.0.get(at + 1).map_or(u128::MAX, |next| next - 1);
@@ -97,7 +97,7 @@ impl Names {
         self.0.iter().enumerate().filter_map(is_possible).collect()
     }
 
-    /// The name that a piece consists of, if it is one.
+    /// The name, if a range has only one.
     pub(crate) fn name(&self, piece: u128) -> Option<u128> {
         let at = usize::try_from(piece).ok()?;
         let (first, next) = (*self.0.get(at)?, self.0.get(at + 1)?);
@@ -105,12 +105,12 @@ impl Names {
     }
 }
 
-/// Whether numbers of a field are pieces of [`Names`].
+/// Whether values of a field are numbers of [`Names`].
 pub(crate) fn is_name(field: &Field) -> bool {
     matches!(field, Field::InputName | Field::OutputName)
 }
 
-/// Bits of a field; of a name, of [`Names`].
+/// Width of a field, bits; for names, of their numbers in [`Names`].
 pub(crate) fn width(field: &Field) -> u32 {
     match field {
         Field::Mark
@@ -137,34 +137,34 @@ pub(crate) fn width(field: &Field) -> u32 {
     }
 }
 
-/// Marks that cannot be told, of which each can be anything for each packet; more of them are any of three.
+/// Number of unknown marks per walk; further ones have three possible values.
 const WORDS: usize = 16;
 
-/// The variables of a walk's packets.
+/// The variables of a walk.
 #[derive(Debug)]
 pub(crate) struct PacketLayout {
-    /// Names of devices.
+    /// Ranges of device names.
     pub names: Names,
-    /// Those of the first packet, and those of the one around it.
+    /// Field variables of inner (or only) packets, and of outer packets.
     blocks: [BTreeMap<Field, BitVector>; 2],
-    /// The mark with which a packet came to a chain.
+    /// The mark before a chain that may cause re-routing.
     pub mark_before: BitVector,
-    /// Numbers beside the marks that nobody has asked for.
+    /// Unused numbers, interleaved with the marks.
     words: Vec<BitVector>,
-    /// It has a template of a connection.
+    /// Whether the packet has a conntrack template.
     pub template: u32,
-    /// A chain whose packets are routed again when their mark has changed changed it.
+    /// Whether a chain that causes re-routing changed its mark.
     pub rerouted: u32,
-    /// Nothing of its checksum, or of that of the packet inside, is left to a device.
+    /// Whether no checksum, of the packet or the inner packet, is left to a device.
     pub filled: u32,
-    /// The entry of its connection has a timeout of its own.
+    /// Whether the connection's entry has its own timeout.
     pub own_timeout: u32,
     /// A rule has put it into one of these sets.
     pub put: Vec<u32>,
 }
 
 impl PacketLayout {
-    /// `names`: ranges of names that are told apart beside those of the rules.
+    /// `names`: ranges of names to distinguish beside those in rules.
     pub(crate) fn new(space: &Space<'_>, network: &Network<'_>, names: &[(u128, u128)]) -> Self {
         let names = Names::new(network, names);
         let mut blocks = [(); 2].map(|()| {
@@ -202,24 +202,24 @@ impl PacketLayout {
         }
     }
 
-    /// The variables of a field of the first packet, or of the one around it.
+    /// The variables of a field of inner or outer packets.
     pub(crate) fn block(&mut self, space: &Space<'_>, outer: bool, field: &Field) -> BitVector {
         let blocks = &mut self.blocks[usize::from(outer)];
         blocks.entry(field.clone()).or_insert_with(|| space.block(width(field))).clone()
     }
 
-    /// Numbers that rules make and look up.
+    /// Fields with numbers that rules generate and look up.
     pub(crate) fn numbers(&self, outer: bool) -> Vec<Field> {
         let fields = self.blocks[usize::from(outer)].keys();
         fields.filter(|field| matches!(field, Field::Number { .. })).cloned().collect()
     }
 
-    /// A number of the width of a mark, bit beside bit with the marks: equal ones stay small. `None`: there are no more.
+    /// A number of a mark's width, interleaved with the marks so that equality is a small diagram. `None`: none left.
     pub(crate) fn word(&mut self) -> Option<BitVector> {
         self.words.pop()
     }
 
-    /// What rules write, and what is told by the rest of the packet: marks, states, flags.
+    /// Variables that rules write and that follow from the rest of the packet: marks, states, flags.
     pub(crate) fn determined(&self) -> BTreeSet<u32> {
         let written = [Field::Mark, Field::ConnectionMark, Field::ConnectionState];
         let blocks = self.blocks.iter().flat_map(|blocks| written.iter().filter_map(|field| blocks.get(field)));
@@ -228,7 +228,7 @@ impl PacketLayout {
         blocks.flat_map(|block| block.0.iter().copied()).chain(flags).chain(self.put.iter().copied()).collect()
     }
 
-    /// All variables of the fields of the first packet, or of the one around it, but its mark.
+    /// All field variables of inner or outer packets, except the mark.
     pub(crate) fn variables(&self, outer: bool) -> BTreeSet<u32> {
         let blocks = self.blocks[usize::from(outer)].iter().filter(|(field, _)| **field != Field::Mark);
         let flags = [self.template, self.rerouted, self.own_timeout];
@@ -237,31 +237,31 @@ impl PacketLayout {
     }
 }
 
-/// The packets that are under way: what they stand for, and what is known of them.
+/// The present packets: kind, and what is known about them.
 #[derive(Clone, Debug)]
 pub(crate) struct Packets {
-    /// What they stand for.
+    /// What they represent.
     pub kind: PacketKind,
     /// IPv4 or IPv6.
     pub family: Family,
-    /// Fields of tunnel packets that are known.
+    /// Known fields, for tunnel packets.
     pub known: BTreeSet<Field>,
-    /// Bytes of the header of IP that are the same in all of them: place, mask, value.
+    /// IP header bytes that are the same in all of them: offset, mask, value.
     pub header: Vec<(usize, u8, u8)>,
-    /// A bridge forwards them as frames (`br_nf_forward`): nothing else has a port that it leaves by.
+    /// Whether they are bridged frames (`br_nf_forward`); only these have an output port.
     pub bridged: bool,
-    /// Only those matter that are forwarded in the end, and not those that a socket of this host gets.
+    /// Whether only packets that are forwarded in the end matter, and not those delivered to a local socket.
     pub forwarded: bool,
-    /// They are for no Service: they have the address of this host, and the port of a tunnel.
+    /// Whether they match no Service: their destination is a local address and a tunnel's port.
     pub past_services: bool,
 }
 
 impl Packets {
-    /// Packets of a family.
+    /// For packets of a family.
     pub(crate) fn new(kind: PacketKind, family: Family) -> Self {
         let known = [Field::Mark, Field::ConnectionMark, Field::ConnectionState, Field::ConnectionDirection];
         let others = [Field::ConnectionStatus, Field::L4Proto, Field::InputName];
-        // There are packets of every length.
+        // Traffic includes all lengths.
         let lengths = ["meta length", "ip length", "ip6 length", "udp length"].map(|name| Field::Other(name.into()));
         Self {
             kind,
@@ -274,22 +274,22 @@ impl Packets {
         }
     }
 
-    /// Bits that all outer packets have the same of a field that is not followed: mask and value. They are unicast, whole,
-    /// made by this host, and UDP.
+    /// Bits of a field without variables that are the same in all outer packets: mask and value. They are unicast,
+    /// unfragmented, sent by this host, and UDP.
     pub(crate) fn known_bits(&self, field: &Field) -> Option<(u128, u128)> {
         let Field::Other(name) = field else { return None };
         if self.kind != PacketKind::Tunnel {
             return None;
         }
-        // The headers of IPv4 and IPv6: byte, mask, value.
+        // IPv4 and IPv6 headers: offset, mask, value.
         let header: &[(usize, u8, u8)] = match self.family {
             Family::Ipv6 => &[(0, 0xf0, 0x60), (6, 0xff, 17)],
-            // The version and the length; no fragment, whether or not it may become some.
+            // Version and length; not a fragment, with or without DF.
             _ => &[(0, 0xff, 0x45), (6, 0xbf, 0), (7, 0xff, 0), (9, 0xff, 17)],
         };
         match name.as_str() {
             "fragment" | "meta pkttype" => Some((u128::MAX, 0)),
-            // A tunnel writes no options and no extension headers.
+            // Tunnels write no options or extension headers.
             name if name.ends_with(" exists") => Some((u128::MAX, 0)),
             name => {
                 let HeaderBytes { offset, length, .. } = HeaderBytes::of(name).filter(|bytes| bytes.header == 1)?;
@@ -304,7 +304,7 @@ impl Packets {
         }
     }
 
-    /// The least and the largest number that packets have in a field, where not every number is one of them.
+    /// Smallest and largest value of a field, if not all values occur.
     fn ends_of(&self, field: &Field) -> Option<(u128, u128)> {
         /// `struct ipv6hdr`, `struct udphdr`
         const IPV6: u128 = 40;
@@ -315,21 +315,21 @@ impl Packets {
             _ => return None,
         };
         let header = if self.family == Family::Ipv6 { IPV6 } else { 20 };
-        // Around those of a tunnel: its own header, Ethernet's, and an IPv4 packet of UDP without data.
+        // For tunnels: tunnel header, Ethernet, and an IPv4 UDP packet without data.
         let inside = if self.kind == PacketKind::Tunnel { UDP + 8 + 14 + 20 + UDP } else { 0 };
         let most = u128::from(u16::MAX);
         match name.as_str() {
             "meta length" | "ip length" => Some((header + inside, most)),
             "ip6 length" => Some((inside, most)),
             "udp length" => Some((inside.max(UDP), most)),
-            // With 0 none is sent (`ip_forward`, `ip6_forward`), and 0 for a tunnel's is the usual one.
+            // Packets with 0 are not sent (`ip_forward`, `ip6_forward`); 0 as a tunnel's setting means the default.
             "ip ttl" | "ip6 hoplimit" => Some((1, u8::MAX.into())),
             _ => None,
         }
     }
 
-    /// A condition on a field of them. What is beyond the ends of what they can have there stands for these ends, so that one
-    /// of the numbers is always right.
+    /// A comparison restricted to values that occur. Values beyond these mean the nearest one, so that one of the
+    /// numbers always applies.
     pub(crate) fn condition<'c>(&self, field: &Field, condition: &'c Comparison) -> Cow<'c, Comparison> {
         let whole = u128::MAX >> (128 - width(field).max(1));
         let ranges = match condition {
@@ -345,7 +345,7 @@ impl Packets {
         Cow::Owned(Comparison::Ranges(widened.collect()))
     }
 
-    /// Its source address's field, and its destination's.
+    /// Fields of the source and destination address.
     pub(crate) fn ends(&self) -> (Field, Field) {
         match self.family {
             Family::Ipv6 => (Field::Ipv6Source, Field::Ipv6Destination),
@@ -353,7 +353,7 @@ impl Packets {
         }
     }
 
-    /// The number that a field has in all of them by their family, if it is such a field.
+    /// The value of a field that is fixed by the family; `None` for others.
     pub(crate) fn constant(&self, field: &Field) -> Option<u128> {
         let ipv6 = self.family == Family::Ipv6;
         match field {
@@ -363,7 +363,7 @@ impl Packets {
         }
     }
 
-    /// Whether all of their fields are any, or this one is known.
+    /// Whether a field has its own values: always for traffic, and for known fields.
     pub(crate) fn knows(&self, field: &Field) -> bool {
         self.kind == PacketKind::Traffic || self.known.contains(field) || field.is_drawn()
     }

@@ -1,9 +1,9 @@
-//! Routes that a mark may lead past a tunnel: `fib_rules_lookup`, `fib_table_lookup`.
+//! Marks that may route packets past a tunnel: `fib_rules_lookup`, `fib_table_lookup`.
 //!
-//! What they say is a question and no answer: see `scenarios/on_nat.rs`. It keeps a mark from being an exposure for certain.
+//! The result is a question, not an answer; see `scenarios/on_nat.rs`. It keeps a mark from being a certain exposure.
 //!
-//! It never makes `not_affected`: a translation may lead back, and IPVS and sockets that are bound to a device do not follow
-//! it.
+//! It never leads to `not_affected`: a translation may lead back into the tunnel, and IPVS and sockets bound to a
+//! device ignore it.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::values::Numbers;
 use crate::facts::netfilter::{Family, prefix_range};
 use crate::facts::{PolicyRule, Route};
 
-/// Routes of one table that are looked at for each mark; a table that a mark leads to has a few.
+/// Number of routes of one table that are considered per mark; a table for a mark has a few.
 const MAX_ROUTES: usize = 1024;
 /// `RTN_UNICAST`, `RTN_LOCAL`, `RTN_BLACKHOLE`, `RTN_UNREACHABLE`, `RTN_PROHIBIT`
 const UNICAST: u8 = 1;
@@ -22,22 +22,22 @@ const TO_TABLE: u8 = 1;
 const REFUSE: std::ops::RangeInclusive<u8> = 6..=8;
 /// `FR_ACT_NOP`
 const NOP: u8 = 3;
-/// `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`: not all of their routes are kept.
+/// `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`: their routes were read in part only.
 const MAIN: u32 = 254;
 const LOCAL: u32 = 255;
 
-/// Packets with such a mark may be led past the tunnel.
+/// Packets with such a mark may be routed past the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Past {
-    /// `mark & mask == value`: mask and value.
+    /// `mark & mask == value`, as mask and value.
     pub mark: (u32, u32),
-    /// Destinations, the less specific first, and whether those are led past it: later ones overrule earlier ones.
+    /// Destinations, least specific first, and whether they are routed past it; later ones take precedence.
     pub routes: Vec<((u128, u128), bool)>,
-    /// Destinations that earlier rules may lead into it, or that are not known.
+    /// Destinations that earlier rules may route into it, or that are not known.
     pub earlier: Numbers,
 }
 
-/// What policy rules of a family do to marked packets. `into`: devices by which packets get into the tunnel.
+/// What a family's policy rules do to marked packets. `into`: indexes of devices by which packets enter the tunnel.
 pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into: &BTreeSet<u32>) -> Vec<Past> {
     let largest = if family == Family::Ipv6 { u128::MAX } else { u32::MAX.into() };
     let mut rules: Vec<&PolicyRule> = rules.iter().filter(|rule| rule.family == family).collect();
@@ -58,7 +58,7 @@ pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into:
                     found.push(Past { mark, routes: vec![((0, largest), true)], earlier });
                 }
             }
-            // Which device's table that is nobody has said (l3mdev).
+            // With l3mdev, the table depends on the device, which is not known.
             TO_TABLE if rule.table != 0 => {
                 let mut table = of_table(rule.table);
                 if let Some((value, mask)) = rule.fwmark.filter(|_| is_simple)
@@ -66,7 +66,7 @@ pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into:
                     && table.len() <= MAX_ROUTES
                     && table.iter().all(|(_, route)| is_plain(route))
                 {
-                    // Of two routes to the same destination one is taken: any that leads in counts.
+                    // Of two routes to one destination either may apply: one into the tunnel counts.
                     table.sort_by_key(|(range, route)| (route.prefix_length, *range, leads_in(route)));
                     let routes = table.iter().map(|(range, route)| (*range, !leads_in(route))).collect();
                     let (mark, earlier) = ((mask, value & mask), Numbers::ranges(earlier.clone()));
@@ -74,7 +74,7 @@ pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into:
                 }
                 earlier.extend(table.iter().filter(|(_, route)| leads_in(route)).map(|(range, _)| *range));
             }
-            _ => return found, // where it leads is not known
+            _ => return found, // its target is not known
         }
     }
     found.retain(|past| past.routes.iter().any(|(_, is_past)| *is_past));
@@ -86,7 +86,7 @@ fn is_of(route: &Route, family: Family) -> bool {
     route.destination.or(route.gateway).is_none_or(|address| Family::of(&address) == family)
 }
 
-/// It is for every packet, and ends the look-up.
+/// Whether a route applies to every packet and ends the lookup.
 fn is_plain(route: &Route) -> bool {
     route.tos == 0 && (matches!(route.kind, UNICAST | TO_THIS_HOST) || REFUSING.contains(&route.kind))
 }

@@ -1,9 +1,9 @@
-//! Sets of packets as reduced, ordered binary decision diagrams: one node per variable and pair of branches, shared by all
-//! sets of a space, so that equal sets are the same number.
+//! Sets of packets as reduced ordered binary decision diagrams: one node per variable and pair of branches, shared by
+//! all sets of a space, so that equal sets have the same number.
 //!
-//! Written here because libraries do not fit a daemon: `oxidd` starts threads and reserves a stack of 1 GiB, and
-//! `biodivine-lib-bdd` makes a diagram of its own for each result. The operations that packets need are few.
-//! Nothing here panics, starts a thread, or grows past `MAX_NODES`: a table that is full is work that has ended.
+//! Not a library, because none fits a daemon: `oxidd` starts threads and reserves a stack of 1 GiB, and
+//! `biodivine-lib-bdd` makes a separate diagram for each result. Few operations are needed. Nothing here panics, starts
+//! a thread, or grows beyond `MAX_NODES`; a full table ends the work.
 
 mod apply;
 mod table;
@@ -15,60 +15,60 @@ use super::effort::Effort;
 use super::values::Numbers;
 use table::{DiagramNode, NodeTable, Operation};
 
-/// A set of packets: of assignments to the variables of its [`Space`].
+/// A set of packets: assignments to the variables of its [`Space`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PacketSet(u32);
 
-/// No packet.
+/// The empty set.
 pub(crate) const NOTHING: PacketSet = PacketSet(0);
-/// Every packet.
+/// The set of all packets.
 pub(crate) const EVERYTHING: PacketSet = PacketSet(1);
 
 impl PacketSet {
-    /// Whether no packet is in it.
+    /// Whether it is empty.
     pub(crate) fn is_empty(self) -> bool {
         self == NOTHING
     }
 }
 
-/// A number that packets have: its variables, the most significant bit first, in the order of the diagram.
+/// A number in packets: its variables, most significant bit first, in diagram order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BitVector(pub Vec<u32>);
 
 impl BitVector {
-    /// The variables of these bits, the least significant first.
+    /// The variables of these bits, least significant first.
     pub(crate) fn bits(&self, mask: u128) -> impl Iterator<Item = u32> {
         let bits = self.0.iter().rev().enumerate().filter(move |(bit, _)| mask >> bit & 1 != 0);
         bits.map(|(_, variable)| *variable)
     }
 
-    /// Its largest number.
+    /// Largest value.
     pub(crate) fn largest(&self) -> u128 {
         u128::MAX.checked_shr(128 - self.0.len() as u32).unwrap_or(0)
     }
 }
 
-/// Numbers that agree with `value` in the bits of `mask`.
+/// Values equal to `value` in the bits of `mask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BitPattern {
-    /// Bits that are known.
+    /// Bits that are fixed.
     pub mask: u128,
-    /// What they are.
+    /// Their values.
     pub value: u128,
 }
 
-/// The sets of a space at one time.
+/// A point in time, as the number of nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark(usize);
 
 impl Mark {
-    /// How many there were.
+    /// Number of nodes.
     pub(crate) fn nodes(self) -> usize {
         self.0
     }
 }
 
-/// The sets of one walk.
+/// The diagrams of one walk.
 #[derive(Debug)]
 pub(crate) struct Space<'e> {
     table: RefCell<NodeTable>,
@@ -76,12 +76,12 @@ pub(crate) struct Space<'e> {
 }
 
 impl<'e> Space<'e> {
-    /// A space without variables.
+    /// Without variables.
     pub(crate) fn new(effort: &'e Effort<'e>) -> Self {
         Self { table: RefCell::default(), effort }
     }
 
-    /// A number of so many bits, behind all others in the order.
+    /// Allocates a number of this many bits, last in the order.
     pub(crate) fn block(&self, bits: u32) -> BitVector {
         let mut table = self.table.borrow_mut();
         let first = table.variables;
@@ -89,35 +89,35 @@ impl<'e> Space<'e> {
         BitVector((first..first + bits).collect())
     }
 
-    /// Numbers of so many bits, bit beside bit: what is copied from one to another stays small.
+    /// Allocates numbers with interleaved bits, so that copying one to another gives small diagrams.
     pub(crate) fn interleaved<const N: usize>(&self, bits: u32) -> [BitVector; N] {
         let BitVector(all) = self.block(N as u32 * bits);
         std::array::from_fn(|first| BitVector(all.iter().skip(first).step_by(N).copied().collect()))
     }
 
-    /// Whether results are no longer to be relied on: work has ended, or the table is full.
+    /// Whether results are invalid, because work has ended or the table is full.
     pub(crate) fn is_over(&self) -> bool {
         self.table.borrow().is_full || self.effort.ended().is_some()
     }
 
-    /// The sets so far.
+    /// The present point in time.
     pub(crate) fn mark(&self) -> Mark {
         Mark(self.table.borrow().len())
     }
 
-    /// How many nodes were made since.
+    /// Number of nodes made since.
     pub(crate) fn made_since(&self, mark: Mark) -> usize {
         self.table.borrow().len() - mark.0
     }
 
-    /// Gives back all nodes that were made since but those of these sets, which get other numbers: sets that were made since
-    /// and are not among these mean nothing any more.
+    /// Frees all nodes made since except those of `sets`, which get new numbers. Any other set made since becomes
+    /// invalid.
     pub(crate) fn forget_others(&self, mark: Mark, sets: Vec<&mut PacketSet>) {
         let mut table = self.table.borrow_mut();
         if table.is_full {
             return;
         }
-        // Each node is moved.
+        // Every node is moved.
         self.effort.spend(table.len());
         let old = table.cut(mark.0);
         let mut known = HashMap::new();
@@ -126,44 +126,44 @@ impl<'e> Space<'e> {
         }
     }
 
-    /// Packets in both.
+    /// Intersection.
     pub(crate) fn and(&self, one: PacketSet, other: PacketSet) -> PacketSet {
         PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::And, one.0, other.0))
     }
 
-    /// Packets in one or the other.
+    /// Union.
     pub(crate) fn or(&self, one: PacketSet, other: PacketSet) -> PacketSet {
         PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::Or, one.0, other.0))
     }
 
-    /// Packets in one and not in the other.
+    /// Difference.
     pub(crate) fn minus(&self, one: PacketSet, other: PacketSet) -> PacketSet {
         PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::Minus, one.0, other.0))
     }
 
-    /// Whether all packets of the one are in the other: as far as the first that is not. Where work has ended: no.
+    /// Whether one set is a subset of the other, checked up to the first counterexample. `false` if work has ended.
     pub(crate) fn is_within(&self, one: PacketSet, other: PacketSet) -> bool {
         self.contains(&mut self.table.borrow_mut(), other.0, one.0)
     }
 
-    /// Packets in any of these.
+    /// Union of any number of sets.
     pub(crate) fn any(&self, sets: impl IntoIterator<Item = PacketSet>) -> PacketSet {
         let mut sets: Vec<PacketSet> = sets.into_iter().collect();
         while sets.len() > 1 {
-            // Pair by pair, so that no node is visited more often than there are levels.
+            // Pairwise, so that each node is visited at most once per level.
             sets = sets.chunks(2).map(|pair| pair.iter().fold(NOTHING, |all, set| self.or(all, *set))).collect();
         }
         sets.pop().unwrap_or(NOTHING)
     }
 
-    /// The same packets with any values of these variables.
+    /// Existential quantification: packets with any values of these variables.
     pub(crate) fn exists(&self, set: PacketSet, variables: &BTreeSet<u32>) -> PacketSet {
         let table = &mut self.table.borrow_mut();
         let cube = table.cube(variables);
         PacketSet(self.quantify(table, Operation::Exists, set.0, cube))
     }
 
-    /// Packets that are in it whatever these variables are.
+    /// Universal quantification: packets in the set for all values of these variables.
     pub(crate) fn for_all(&self, set: PacketSet, variables: &BTreeSet<u32>) -> PacketSet {
         let table = &mut self.table.borrow_mut();
         let cube = table.cube(variables);
@@ -175,12 +175,12 @@ impl<'e> Space<'e> {
         PacketSet(self.flip_in(&mut self.table.borrow_mut(), set.0, variable))
     }
 
-    /// Packets of which this variable is 1.
+    /// Packets with this variable 1.
     pub(crate) fn is_set(&self, variable: u32) -> PacketSet {
         PacketSet(self.table.borrow_mut().node(variable, [0, 1]))
     }
 
-    /// Packets of which a number agrees with a pattern. Bits of the value outside of the mask: none.
+    /// Packets whose number matches a pattern; none if `value` has bits outside `mask`.
     pub(crate) fn matching(&self, block: &BitVector, mask: u128, value: u128) -> PacketSet {
         if value & !mask != 0 {
             return NOTHING;
@@ -192,7 +192,7 @@ impl<'e> Space<'e> {
         }))
     }
 
-    /// Packets of which a number is in one of these ranges, both ends included, in any order.
+    /// Packets whose number is in one of these ranges, both ends included, in any order.
     pub(crate) fn ranges(&self, block: &BitVector, ranges: &[(u128, u128)]) -> PacketSet {
         let largest = block.largest();
         let fitting = ranges.iter().filter(|(first, _)| *first <= largest);
@@ -221,14 +221,14 @@ impl<'e> Space<'e> {
         }
     }
 
-    /// The same packets; what the one block held, the other does.
+    /// The packets with variables renamed.
     pub(crate) fn renamed(&self, set: PacketSet, from: &[u32], to: &[u32]) -> PacketSet {
         let names: HashMap<u32, u32> = from.iter().copied().zip(to.iter().copied()).collect();
         let mut known = HashMap::new();
         PacketSet(self.rename(&mut self.table.borrow_mut(), set.0, &names, &mut known))
     }
 
-    /// Variables that it depends on.
+    /// Variables that a set depends on.
     pub(crate) fn support(&self, set: PacketSet) -> BTreeSet<u32> {
         let table = self.table.borrow();
         let (mut seen, mut open, mut found) = (BTreeSet::new(), vec![set.0], BTreeSet::new());
@@ -242,7 +242,7 @@ impl<'e> Space<'e> {
         found
     }
 
-    /// The patterns that a number has, if they are at most so many.
+    /// The patterns of a number, if there are at most `at_most`.
     pub(crate) fn patterns(&self, set: PacketSet, block: &BitVector, at_most: usize) -> Option<Vec<BitPattern>> {
         let others: BTreeSet<u32> = self.support(set).into_iter().filter(|of| !block.0.contains(of)).collect();
         let only = self.exists(set, &others);
@@ -266,7 +266,7 @@ impl<'e> Space<'e> {
         Some(found)
     }
 
-    /// The one number that all its packets have there, if it is one.
+    /// The value of a number, if it is the same in all packets.
     pub(crate) fn number(&self, set: PacketSet, block: &BitVector) -> Option<u128> {
         match self.patterns(set, block, 1)?.as_slice() {
             [BitPattern { mask, value }] if *mask == block.largest() => Some(*value),
@@ -274,7 +274,7 @@ impl<'e> Space<'e> {
         }
     }
 
-    /// Variables with values that put a packet into it, as few of them as `cost` allows. `None`: it is empty.
+    /// A satisfying assignment of minimal cost. `None`: the set is empty.
     pub(crate) fn cheapest(&self, set: PacketSet, cost: &dyn Fn(u32) -> usize) -> Option<Vec<(u32, bool)>> {
         let table = self.table.borrow();
         let mut known: HashMap<u32, usize> = HashMap::from([(0, usize::MAX), (1, 0)]);

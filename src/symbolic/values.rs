@@ -1,19 +1,19 @@
-//! Sets of numbers: addresses, ports, names of devices, as the node has them.
+//! Sets of numbers: addresses, ports, device names.
 
 /// A set of numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Numbers {
-    /// Ascending, apart from each other, both ends included.
+    /// Ascending, disjoint and not adjacent, both ends included.
     ranges: Vec<(u128, u128)>,
 }
 
 impl Numbers {
-    /// These numbers.
+    /// From single numbers.
     pub fn of(numbers: &[u128]) -> Self {
         Self::ranges(numbers.iter().map(|number| (*number, *number)).collect())
     }
 
-    /// These ranges, in any order.
+    /// From ranges in any order.
     pub fn ranges(mut ranges: Vec<(u128, u128)>) -> Self {
         ranges.sort_unstable();
         let mut joined: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
@@ -26,12 +26,12 @@ impl Numbers {
         Self { ranges: joined }
     }
 
-    /// Its ranges.
+    /// Its ranges, ascending.
     pub fn as_ranges(&self) -> &[(u128, u128)] {
         &self.ranges
     }
 
-    /// The number that it consists of.
+    /// Its number, if it has exactly one.
     pub fn single(&self) -> Option<u128> {
         match self.ranges.as_slice() {
             [(first, last)] if first == last => Some(*first),
@@ -39,12 +39,12 @@ impl Numbers {
         }
     }
 
-    /// Whether there is no number in it.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// The numbers up to this one that are not in it.
+    /// All numbers up to `largest` that are not in it.
     pub fn others(&self, largest: u128) -> Self {
         let (mut gaps, mut next) = (Vec::with_capacity(self.ranges.len() + 1), Some(0));
         for (first, last) in &self.ranges {

@@ -1,4 +1,4 @@
-//! What comes out of the tunnels of a node.
+//! Packets that arrive through a node's tunnels.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ pub struct Arrival {
     pub nested: bool,
 }
 
-/// What comes out of tunnels that are up. Names that are not known byte by byte are no names that a rule tells apart.
+/// For the tunnels that are up. Names with unknown bytes are left out, since no rule can test for them.
 pub(super) fn arrivals(links: &[Link]) -> Arrivals {
     let up = || links.iter().filter(|link| link.up && !link.is_elsewhere());
     let tunnels: Vec<(&Link, &Tunnel)> = up().filter_map(|link| Some((link, link.tunnel.as_ref()?))).collect();
@@ -50,7 +50,7 @@ pub(super) fn arrivals(links: &[Link]) -> Arrivals {
         Some(local) => Some(vec![address_key(local)]),
         None => tunnel.outer.ok()?.iter().map(|route| route.source.map(address_key)).collect(),
     };
-    // One without a peer yet may send from any.
+    // A tunnel without a peer may have any source address.
     let addresses = here().map(|(_, tunnel)| addresses(tunnel).filter(|all| !all.is_empty()));
     let addresses = addresses.collect::<Option<Vec<Vec<u128>>>>();
     let by_udp = Arrival {

@@ -1,4 +1,4 @@
-//! What this host does with packets between its hooks, as far as that is known.
+//! What the host does with packets between hooks: forwarding, IPVS.
 
 use super::Walk;
 use crate::facts::Question;
@@ -8,7 +8,7 @@ use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 impl Walk<'_> {
-    /// All packets if it is so, none if not; what is not known is a question about all of them.
+    /// Everything if `known` is true, nothing if false; if unknown, the packets under the assumption that it is true.
     pub(crate) fn if_so(&mut self, key: impl Into<String>, known: &Result<bool, Question>) -> PacketSet {
         match known {
             Ok(true) => EVERYTHING,
@@ -17,19 +17,19 @@ impl Walk<'_> {
         }
     }
 
-    /// If packets of a family are forwarded.
+    /// Everything if packets of this family are forwarded.
     pub(crate) fn if_forwarded(&mut self, family: Family) -> PacketSet {
         let network = self.network;
         self.if_so(format!("forwards {family}"), &network.host.forwards[family.ip_index()])
     }
 
-    /// If IPVS gives connections other destinations: it does so between two hooks, whatever the rules say.
+    /// Everything if IPVS is in use: it redirects connections between two hooks, independently of rules.
     pub(crate) fn if_ipvs_in_use(&mut self) -> PacketSet {
         let network = self.network;
         self.if_so("IPVS", &network.host.ipvs_in_use)
     }
 
-    /// Packets on their way to postrouting, where rules of older kernels do not see the device that they came in by.
+    /// Packets as seen by postrouting, where rules on older kernels do not see the input device.
     pub(crate) fn as_postrouting_sees(&mut self, packets: PacketSet) -> PacketSet {
         let network = self.network;
         let seen = self.if_so("input in postrouting", &network.host.input_in_postrouting);

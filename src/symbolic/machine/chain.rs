@@ -1,4 +1,4 @@
-//! The way of packets through one chain and those that it leads to: `nft_do_chain`, `ipt_do_table`.
+//! Packets through a chain and those it jumps to: `nft_do_chain`, `ipt_do_table`.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +12,10 @@ use crate::symbolic::network::{Hit, RuleAt};
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
-/// `NFT_JUMP_STACK_SIZE` is 16; x_tables allow as many jumps as there are chains.
+/// `NFT_JUMP_STACK_SIZE` is 16; x_tables allows as many jumps as there are chains.
 const MAX_DEPTH: usize = 128;
-/// Nodes that a chain makes before those are given back that it needs no longer: with the table that finds them they fit the
-/// caches of a processor.
+/// Number of nodes made in a chain before unused ones are freed. Together with their hash table they fit into a CPU
+/// cache.
 const MAX_GARBAGE: usize = 1 << 16;
 
 impl Walk<'_> {
@@ -36,10 +36,10 @@ impl Walk<'_> {
         };
         let mut ends = Ends::default();
         let (mut live, mut rest) = (packets, rules);
-        // Rules that are known not to be taken together.
+        // Number of rules known not to form a run.
         let mut single = 0;
         let before = self.space.mark();
-        // To give nodes back, all others are put in their places again: it has to be worth that.
+        // Freeing nodes rehashes all others, so it has to be worth it.
         let least = MAX_GARBAGE.max(before.nodes() / 2);
         let mut most = least;
         while let [rule, others @ ..] = rest {
@@ -47,14 +47,14 @@ impl Walk<'_> {
                 break;
             }
             if self.is_over() {
-                return Ends::default(); // what the rest of the chain does was not seen
+                return Ends::default(); // work has ended: the rest of the chain is not seen
             }
             if self.space.made_since(before) > most {
                 let sets = [&mut live, &mut ends.returned, &mut ends.accepted, &mut self.refused].into_iter();
                 let sets = sets.chain(ends.translated.0.values_mut());
                 let sets = sets.chain(self.elements.values_mut()).chain(self.runs.values_mut());
                 self.space.forget_others(before, sets.collect());
-                // What is needed may be that much by itself: then it is not to be looked through for each rule.
+                // If that many nodes are in use, do not search after each rule.
                 most = least.max(2 * self.space.made_since(before));
             }
             if single == 0 {
@@ -79,7 +79,7 @@ impl Walk<'_> {
         ends
     }
 
-    /// The rules that these packets meet, if those were read: of some chains that is only what UDP can meet.
+    /// The rules that these packets traverse; `None`: not read. For some chains only rules for UDP were read.
     pub(super) fn rules<'r>(&mut self, chain: &'r Chain, packets: PacketSet) -> Option<&'r [Rule]> {
         let udp = self.with(&Field::L4Proto, &[(17, 17)]);
         match self.space.minus(packets, udp).is_empty() {
@@ -88,20 +88,20 @@ impl Walk<'_> {
         }
     }
 
-    /// One rule: returns the packets that go on with the next one.
+    /// Evaluates one rule; returns the packets that go on with the next one.
     fn rule(&mut self, at: &RuleAt, rule: &Rule, packets: PacketSet, ends: &mut Ends, depth: usize) -> PacketSet {
         let Some(last) = rule.steps.iter().rposition(|step| self.acts(step)) else {
-            return packets; // it only counts or logs
+            return packets; // only counts or logs
         };
         if self.has_been_written(rule, packets) {
             return packets;
         }
         let (mut next, mut current) = (NOTHING, packets);
-        // Tests of fields are joined before they meet the packets, of which there may be many kinds.
+        // Combine tests of fields before applying them to the packets, which are a larger diagram.
         let mut tested = EVERYTHING;
         for (number, step) in rule.steps.iter().enumerate().take(last + 1) {
             if self.is_over() {
-                return NOTHING; // what the rest of the rule does was not seen
+                return NOTHING; // work has ended: the rest of the rule is not seen
             }
             let place = StepPlace { at, number, depth };
             if let Step::Match(Match::Set { fields, .. }) = step
@@ -131,7 +131,8 @@ impl Walk<'_> {
         self.space.or(next, current)
     }
 
-    /// One step of a rule: returns the packets for which the rule goes on; those that go on with the next rule join `next`.
+    /// Evaluates one step; returns the packets for which the rule goes on. Packets that go on with the next rule are
+    /// added to `next`.
     fn step_taken(
         &mut self,
         place: &StepPlace<'_>,
@@ -177,7 +178,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Packets that a match holds for; all others join `next`. One that holds now and then does both.
+    /// Packets that match; the others are added to `next`. With a non-deterministic match, all packets do both.
     pub(super) fn matching(
         &mut self,
         place: &StepPlace<'_>,
@@ -198,13 +199,14 @@ impl Walk<'_> {
         inside
     }
 
+    /// Adds the results of a called chain.
     pub(super) fn join(&mut self, ends: &mut Ends, others: Ends) {
         ends.returned = self.space.or(ends.returned, others.returned);
         ends.accepted = self.space.or(ends.accepted, others.accepted);
         others.translated.0.into_iter().for_each(|(hit, packets)| ends.translated.add(&self.space, hit, packets));
     }
 
-    /// Returns the packets for which the same rule goes on.
+    /// Applies a verdict; returns the packets for which the same rule goes on.
     pub(super) fn verdict(
         &mut self,
         place: &StepPlace<'_>,
@@ -243,7 +245,7 @@ impl Walk<'_> {
         NOTHING
     }
 
-    /// Packets with another address or port: those for which the rule goes on.
+    /// Rewrites an address or port; returns the packets for which the rule goes on.
     fn rewritten(
         &mut self,
         place: &StepPlace<'_>,
@@ -257,7 +259,7 @@ impl Walk<'_> {
         let as_it_was = as_it_was.unwrap_or(NOTHING);
         let (kept, mut changed) = (self.space.and(packets, as_it_was), self.space.minus(packets, as_it_was));
         if self.packets.kind == PacketKind::Tunnel {
-            // It leaves with a wrong checksum, unless nothing of it is left to a device.
+            // The checksum becomes wrong, unless it is complete.
             let filled = self.space.is_set(self.layout.filled);
             let hit = Hit::Rule(place.at.clone(), place.number);
             ends.translated.add(&self.space, hit, self.space.minus(changed, filled));
@@ -270,25 +272,25 @@ impl Walk<'_> {
         self.space.or(kept, changed)
     }
 
-    /// The same packets with a flag.
+    /// The same packets with a flag set.
     pub(super) fn flagged(&self, packets: PacketSet, flag: u32) -> PacketSet {
         let any = self.space.exists(packets, &BTreeSet::from([flag]));
         self.space.and(any, self.space.is_set(flag))
     }
 
-    /// User space may give a packet back, with another mark.
+    /// Packets given to user space, which may return them, with another mark.
     fn handed_over(&mut self, place: &StepPlace<'_>, to: &str, packets: PacketSet) -> PacketSet {
         let (network, at) = (self.network, place.at);
         let why = || network.question(at, format!("{} hands packets to {to}", network.describe(at)));
         let key = format!("{} {:?} {} user space", self.stage, place.at, place.number);
-        // Kept, given back as it was, given back with any mark.
+        // Kept, returned unchanged, returned with any mark.
         let [as_it_was, marked] = [1, 2].map(|answer| self.answer(key.clone(), About::All, 3, answer, why));
         let any = self.any_marks(packets, &[Field::Mark]);
         self.space.or(self.space.and(packets, as_it_was), self.space.and(any, marked))
     }
 
-    /// Something that was not understood, or not read: it drops all packets, or does anything else with them. A drop is a
-    /// case of its own, so that nothing is certain behind it; the other case therefore needs no finer ones.
+    /// Something unsupported or unread: it drops all packets, or has any other effect on them. Dropping is an
+    /// assumption of its own, so that nothing after it is certain; the other case therefore needs no detail.
     pub(super) fn anything(&mut self, hit: &Hit, why: &str, packets: PacketSet) -> Ends {
         if packets.is_empty() {
             return Ends::default();
@@ -298,7 +300,7 @@ impl Walk<'_> {
         let assumed = self.answer(format!("{} {hit:?}", self.stage), About::All, 2, 1, why);
         let packets = self.space.and(packets, assumed);
         let packets = self.any_marks(packets, &[Field::Mark, Field::ConnectionMark]);
-        // It may give entries a timeout of their own, too.
+        // It may also set timeouts of entries.
         let timed = BTreeSet::from_iter(self.follows_timeouts.then_some(self.layout.own_timeout));
         let packets = self.space.exists(packets, &timed);
         let untracked = self.untracked(packets);
@@ -306,13 +308,13 @@ impl Walk<'_> {
         Ends { returned: both, accepted: both, translated: Hits([(hit.clone(), packets)].into()) }
     }
 
-    /// Packets with any numbers in these marks. Nothing is certain of them, so that which ones is not told.
+    /// Packets with any values in these marks. Nothing about them is certain, so no question is needed.
     fn any_marks(&mut self, packets: PacketSet, marks: &[Field]) -> PacketSet {
         let variables = marks.iter().flat_map(|mark| self.block(mark).0).collect();
         self.space.exists(packets, &variables)
     }
 
-    /// Packets as `NOTRACK` leaves them: those that have a connection, or a template of one, as they are.
+    /// Packets after `NOTRACK`; those with a connection or template are unchanged.
     fn untracked(&mut self, packets: PacketSet) -> PacketSet {
         let open = self.in_state(&[state::INVALID]);
         let open = self.space.minus(open, self.space.is_set(self.layout.template));
@@ -324,7 +326,7 @@ impl Walk<'_> {
         self.space.or(self.space.minus(packets, open), changed)
     }
 
-    /// Whether a step does anything that is followed but test packets.
+    /// Whether a step has an effect, other than matching, that this walk follows.
     pub(super) fn acts(&self, step: &Step) -> bool {
         match step {
             Step::Match(_) | Step::NoEffect(_) => false,

@@ -1,4 +1,4 @@
-//! What a hook calls, in every order that it may have: `nf_hook_slow`, `nf_conntrack_in`.
+//! Packets through one hook, in every possible order of its chains: `nf_hook_slow`, `nf_conntrack_in`.
 
 use super::{Ends, Flow, Hits, OnNat, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
@@ -8,17 +8,20 @@ use crate::symbolic::order::{self, Call};
 use crate::symbolic::packets::{PacketKind, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
-/// Packets on their way through one hook.
+/// State of the packets in one hook.
 pub(super) struct Pass<'p> {
+    /// The hook.
     pub(super) hook: Hook,
+    /// Position of the packets in their connection.
     pub(super) flow: Flow,
-    /// `None`: the nat chains are called, which the NAT core does.
+    /// Handler of NAT results; `None`: inside the NAT core, which calls the nat chains.
     pub(super) on_nat: Option<&'p mut dyn OnNat>,
+    /// Packets translated so far, by rule.
     pub(super) translated: Hits,
 }
 
 impl Walk<'_> {
-    /// What comes out of a hook.
+    /// Runs a hook; returns the packets that leave it.
     pub(crate) fn hook(
         &mut self,
         hook: Hook,
@@ -30,16 +33,16 @@ impl Walk<'_> {
         if packets.is_empty() || self.is_over() {
             return NOTHING;
         }
-        // Between hooks what numbers are hashes of may have been rewritten.
+        // Fields that hashes depend on may be rewritten between hooks.
         let mut numbers = self.layout.numbers(self.outer);
-        numbers.retain(|number| self.packets.knows(number)); // one that is not known is another at each stage
+        numbers.retain(|number| self.packets.knows(number)); // an unknown one is a new variable at each stage
         let packets = if numbers.is_empty() { packets } else { self.forget(packets, &numbers) };
         let steps = order::calls(self.network, self.packets.family, hook, device);
         let mut pass = Pass { hook, flow, on_nat: Some(on_nat), translated: Hits::default() };
         self.in_every_order(&mut pass, steps, packets)
     }
 
-    /// One call of a hook.
+    /// Runs one call of a hook.
     fn call(&mut self, pass: &mut Pass<'_>, call: &Call, packets: PacketSet) -> PacketSet {
         if packets.is_empty() || self.is_over() {
             return NOTHING;
@@ -66,7 +69,7 @@ impl Walk<'_> {
             (Call::Unread(list), Some(_)) => {
                 let ends = self.unread_list(*list, packets);
                 let passing = self.rewritten_by_chain(pass, ends);
-                // One of the chains may route what it marks again.
+                // A chain may cause re-routing.
                 if pass.hook != Hook::Output {
                     return passing;
                 }
@@ -75,8 +78,8 @@ impl Walk<'_> {
         }
     }
 
-    /// What goes on behind a chain that is no nat chain. It may rewrite packets by itself, and what would translate there is
-    /// not understood, or not read.
+    /// Packets after a chain other than nat. It may rewrite packets itself; a NAT statement there is unsupported or
+    /// unread.
     fn rewritten_by_chain(&mut self, pass: &mut Pass<'_>, ends: Ends) -> PacketSet {
         let mut left = self.space.or(ends.returned, ends.accepted);
         for (hit, packets) in ends.translated.0 {
@@ -91,7 +94,7 @@ impl Walk<'_> {
         left
     }
 
-    /// What goes on behind a nat chain; what it translates is remembered.
+    /// Packets after a nat chain; records those it translates.
     fn passing(&mut self, pass: &mut Pass<'_>, ends: Ends) -> PacketSet {
         for (hit, packets) in ends.translated.0 {
             pass.translated.add(&self.space, hit, packets);
@@ -99,7 +102,7 @@ impl Walk<'_> {
         self.space.or(ends.returned, ends.accepted)
     }
 
-    /// Runs calls by priority, and those of equal priority in every order that they may have.
+    /// Runs calls by priority, and those of equal priority in every possible order.
     pub(super) fn in_every_order(
         &mut self,
         pass: &mut Pass<'_>,
@@ -127,7 +130,7 @@ impl Walk<'_> {
         packets
     }
 
-    /// The answers to a question whose answers are orders of calls.
+    /// Packets under each answer to the question in which order calls run.
     fn orders(&mut self, hook: Hook, priority: i32, calls: &[&Call], orders: usize) -> Vec<PacketSet> {
         let names: Vec<String> = calls.iter().map(|call| order::name(self.network, call)).collect();
         let why = format!(
@@ -139,7 +142,7 @@ impl Walk<'_> {
         (0..orders).map(|order| self.assumptions.answer(&self.space, question, order)).collect()
     }
 
-    /// Calls that write what others test.
+    /// Calls of which one writes what another one tests: runs them in each order.
     fn permuted(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: PacketSet) -> PacketSet {
         let orders = order::orders(calls.len());
         if !order::is_permuted(calls.len()) {
@@ -161,7 +164,8 @@ impl Walk<'_> {
         left
     }
 
-    /// Calls of which none writes what another one tests: each does the same wherever it comes, to what gets to it.
+    /// Calls of which none writes what another one tests: each has the same effect in any position, on the packets that
+    /// reach it.
     fn in_any_order(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: PacketSet) -> PacketSet {
         let mut each = Vec::new();
         for call in calls {
@@ -189,7 +193,7 @@ impl Walk<'_> {
             all = self.space.or(all, *met);
         }
         let matters = overlap && each.iter().any(|(_, _, translated, _)| !translated.0.is_empty());
-        // Which is first decides for each packet, whatever the order of the others is: each may be that.
+        // For each packet only the first call that ends it matters, which may be any.
         let assumed: Vec<PacketSet> = match matters {
             true => {
                 let names: Vec<&Call> = each.iter().map(|(call, ..)| *call).collect();
@@ -197,8 +201,7 @@ impl Walk<'_> {
             }
             false => vec![],
         };
-        // What gets to a call: all packets where it is first; else those that the one that is first lets pass, and so do
-        // those before it.
+        // Packets that reach a call: all if it is first; else those that the first one and those before it let pass.
         let mut later = vec![NOTHING; each.len()];
         for at in (1..assumed.len()).rev() {
             let passed = self.space.and(assumed[at], each[at].1);
@@ -220,7 +223,7 @@ impl Walk<'_> {
         left
     }
 
-    /// Whether packets need not go through a chain, because it writes no mark that is followed.
+    /// Whether a chain can be skipped because it writes no mark that is followed.
     fn is_left_out(&self, call: &Call) -> bool {
         match call {
             Call::Chain(set, id) if self.sliced => !self.network.writes_marks(*set, id, self.relevant),
@@ -238,7 +241,7 @@ impl Walk<'_> {
             Certainty::Unknown(why) => self.if_tracked(self.packets.family, &why),
         };
         let states: &[u128] = match (flow, self.packets.kind) {
-            // A flow without an answer is still new when its second packet comes.
+            // An unanswered flow is still new when its second packet arrives.
             (Flow::Invalid, _) => &[state::INVALID],
             (Flow::Later, _) => &[state::ESTABLISHED, state::RELATED, state::NEW],
             (Flow::First, PacketKind::Traffic) => &[state::NEW, state::RELATED],
@@ -258,7 +261,7 @@ impl Walk<'_> {
         self.space.any([kept, self.space.minus(open, tracked), seen])
     }
 
-    /// `ipt_mangle_out`, `nf_route_table_hook4`: what has another mark than before is routed again.
+    /// `ipt_mangle_out`, `nf_route_table_hook4`: packets with a changed mark are re-routed.
     fn rerouting_chain(&mut self, pass: &mut Pass<'_>, set: usize, id: &ChainId, packets: PacketSet) -> PacketSet {
         let (mark, before) = (self.block(&Field::Mark), self.layout.mark_before.clone());
         let packets = self.equal_bits(packets, &before, &mark, u32::MAX);

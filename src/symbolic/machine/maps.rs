@@ -1,7 +1,7 @@
-//! What maps give to packets: bits of marks, addresses, ports.
+//! Data maps: mark bits, addresses and ports that they give to packets.
 //!
-//! A rule keeps the look-up with the mark or the address that it writes, so registers, masks and offsets are followed once,
-//! and only bits that are followed make a difference.
+//! The lookup is stored with the mark write or NAT statement, so registers, masks and offsets are resolved once, when
+//! rules are read. Only bits that are followed are distinguished.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::symbolic::network::Hit;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
 impl Walk<'_> {
-    /// Packets after a mark was written with what a map has for each of them.
+    /// Packets after a mark write with map data.
     pub(super) fn write_mapped(
         &mut self,
         place: &StepPlace<'_>,
@@ -35,7 +35,8 @@ impl Walk<'_> {
         after
     }
 
-    /// What a translation is for packets by what its map has for each of them. Where that is not known it does not say.
+    /// The NAT statement for each of its map's data, with the packets it applies to. Unknown data give a statement
+    /// without addresses.
     pub(crate) fn translations(&mut self, hit: &Hit, nat: &Nat, packets: PacketSet) -> Vec<(Nat, PacketSet)> {
         let (Some(map), Hit::Rule(at, _)) = (&nat.map, hit) else { return vec![(nat.clone(), packets)] };
         let (found, rest) = self.by_data(at.set, &map.lookup, packets, |data| Some(data.to_vec()));
@@ -43,7 +44,7 @@ impl Walk<'_> {
         told.chain([(nat.clone(), rest)]).filter(|(_, set)| !set.is_empty()).collect()
     }
 
-    /// The same of any hit; `None`: what it does was not understood, or not read.
+    /// Like [`Self::translations`] for any hit; `None`: an unsupported or unread statement.
     pub(crate) fn each_translation(&mut self, hit: &Hit, packets: PacketSet) -> Vec<(Option<Nat>, PacketSet)> {
         match self.nat(hit) {
             Some(nat) => {
@@ -53,7 +54,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Packets by what a map has for them, as far as it `matters`, and those of which it is not known.
+    /// Packets by their map data, reduced to what `matters`, and packets whose data are not known.
     fn by_data<K: Ord>(
         &mut self,
         set: usize,
@@ -65,7 +66,7 @@ impl Walk<'_> {
         let each: Option<Vec<(&Element, K)>> =
             known.and_then(|known| known.map(|(element, data)| Some((element, matters(data)?))).collect());
         let Some(mut each) = each else { return (Vec::new(), packets) };
-        // The last one may be for all keys that are no other's.
+        // The last element may be the catch-all.
         let last = each.pop();
         let mut found: BTreeMap<K, PacketSet> = BTreeMap::new();
         let mut rest = packets;
@@ -85,7 +86,7 @@ impl Walk<'_> {
     }
 }
 
-/// Elements that have the same, together where none holds a key of another; else each by itself, as the first one counts.
+/// Groups elements with equal data if they do not overlap; else each is a group, since the first match counts.
 fn together<K: Ord>(each: Vec<(&Element, K)>) -> Vec<(Vec<&Element>, K)> {
     let mut starts: Vec<&Element> = each.iter().map(|(element, _)| *element).collect();
     starts.sort();

@@ -1,4 +1,4 @@
-//! The packets for which a match holds.
+//! The packets that a match holds for.
 
 use super::{PacketKind, StepPlace, Walk};
 use crate::facts::Question;
@@ -16,13 +16,12 @@ const IPS_CONFIRMED: u128 = 0x8;
 const LEAVING: &[&str] = &["physdev out", "physdev is bridged", "physdev is out"];
 
 impl Walk<'_> {
-    /// The packets for which a match holds, of those that get to it. `None`: now and then it holds, and now and then it does
-    /// not.
+    /// Packets for which a match holds, among those that reach it. `None`: it is non-deterministic.
     pub(super) fn condition(&mut self, place: &StepPlace<'_>, found: &Match, packets: PacketSet) -> Option<PacketSet> {
         match found {
             Match::Tests { tests, inverted } => {
                 let mut all = EVERYTHING;
-                // Where the state is tested with them, fields of a connection that is not there are 0 (`conntrack_mt`).
+                // If the state is tested as well, fields of a missing connection are 0 (`conntrack_mt`).
                 let has_state = tests.iter().any(|test| test.field == Field::ConnectionState);
                 for test in tests {
                     let mut holds = match self.test(test, packets) {
@@ -71,26 +70,27 @@ impl Walk<'_> {
         }
     }
 
-    /// Those of these packets of which such fields can be tested: those with a connection, if it is asked about.
+    /// Of these packets, those for which such fields can be tested: those with a connection, if the fields are a
+    /// connection's.
     pub(super) fn testable<'f>(&mut self, mut fields: impl Iterator<Item = &'f Field>, holds: PacketSet) -> PacketSet {
         if fields.any(Field::is_of_connection) { self.with_connection(holds) } else { holds }
     }
 
-    /// Packets with a connection, or a template of one.
+    /// Of these packets, those with a connection or template.
     pub(super) fn with_connection(&mut self, packets: PacketSet) -> PacketSet {
         let none = self.in_state(&[state::INVALID, state::UNTRACKED]);
         let none = self.space.minus(none, self.space.is_set(self.layout.template));
         self.space.minus(packets, none)
     }
 
-    /// If an accounting object has a quota.
+    /// Everything if an nfacct object has a quota.
     pub(super) fn if_limited(&mut self, at: &RuleAt, object: &str) -> PacketSet {
         let why = format!("{}: whether the accounting object {object} has a quota", self.network.describe(at));
         let why = Question::from(why).shown_by(["nfacct", "get", object]);
         self.if_so(format!("quota of {object}"), &Err(why))
     }
 
-    /// Which port of a bridge a packet comes or goes by nobody knows, but it is one.
+    /// The bridge ports of a packet are not known, but there are some.
     fn port(&mut self, at: &RuleAt, port: &BridgePort) -> PacketSet {
         let BridgePort { field, mask, value, inverted } = port;
         if !self.packets.bridged && LEAVING.contains(field) {
@@ -111,13 +111,13 @@ impl Walk<'_> {
         if inverted { self.space.minus(EVERYTHING, holds) } else { holds }
     }
 
-    /// What cannot be told of a packet: each may have another answer.
+    /// A per-packet question: each packet may have another answer.
     pub(super) fn unknown(&mut self, place: &StepPlace<'_>, what: &str) -> PacketSet {
         let (network, at) = (self.network, place.at);
         self.unanswered(place, || network.question(at, format!("{}: {what}", network.describe(at))))
     }
 
-    /// The same where it depends on a set.
+    /// Like [`Self::unknown`], for a question about a set.
     pub(super) fn unknown_in_set(&mut self, place: &StepPlace<'_>, id: &SetId, what: &str) -> PacketSet {
         let (network, at) = (self.network, place.at);
         self.unanswered(place, || network.question_of_set(at, id, format!("{}: {what}", network.describe(at))))
@@ -128,10 +128,10 @@ impl Walk<'_> {
         self.answer(key, About::EachPacket, 2, 1, why)
     }
 
-    /// The packets for which a test holds. `None`: that cannot be told.
+    /// Packets for which a test holds. `None`: not known.
     pub(super) fn test(&mut self, test: &FieldTest, packets: PacketSet) -> Option<PacketSet> {
         let FieldTest { field, condition } = test;
-        // Of a device of another namespace, where packets came in by one that is not known, nothing else is known.
+        // Nothing is known about an input device in another namespace.
         let of_input = matches!(field, Field::InputIndex | Field::Device { outgoing: false, .. });
         if of_input && self.packets.kind == PacketKind::Tunnel && !self.packets.knows(&Field::InputName) {
             return None;
@@ -176,7 +176,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A test of a field by itself.
+    /// A test of a field with variables of its own.
     fn number(&mut self, field: &Field, condition: &Comparison) -> Option<PacketSet> {
         let holds = |number: u128| meets(condition, number);
         if let Some(number) = self.packets.constant(field) {
@@ -250,7 +250,7 @@ impl Walk<'_> {
         self.space.exists(without, &mark.bits(others).collect())
     }
 
-    /// Devices have one index and one name: a test of the one is a test of the other.
+    /// A test of a device index as a test of its name, since both are unique.
     fn index(&mut self, name: &Field, condition: &Comparison) -> Option<PacketSet> {
         let names = self.network.names(|index| meets(condition, index))?;
         Some(self.with(name, names.as_ranges()))
@@ -289,7 +289,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a condition holds for a number.
+/// Whether a comparison holds for a number.
 fn meets(condition: &Comparison, number: u128) -> bool {
     match condition {
         Comparison::Masked { mask, value } => number & mask == *value,

@@ -1,7 +1,8 @@
-//! The way of packets through hooks: `nf_hook_slow`, `nf_conntrack_in`, `nf_nat_inet_fn`.
+//! The machine: runs packets through hooks as `nf_hook_slow`, `nf_conntrack_in` and `nf_nat_inet_fn` do.
 //!
-//! All packets go together, as one set. A test branches it into those for which it holds and those for which it does not, and
-//! ways join again where they meet, so that every way that a real packet can take is taken. Nothing here looks at names.
+//! All packets are one set. A test branches it into taken and not taken, and branches join where they lead to the same
+//! place, so that every path that a real packet can take is covered. Scenarios call [`Walk::hook`] for each hook in
+//! turn. Nothing here depends on names of chains.
 
 mod between;
 mod chain;
@@ -33,42 +34,44 @@ const MAX_FILLED: usize = 64;
 /// Which packet of its connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
-    /// The first one, which nat chains see.
+    /// The first packet, which traverses nat chains.
     First,
-    /// A later one, which they do not.
+    /// A later packet, which does not.
     Later,
-    /// One that belongs to none.
+    /// An invalid packet, without a connection.
     Invalid,
 }
 
-/// Packets by what translates them.
+/// Translated packets by the rule that translates them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hits(pub BTreeMap<Hit, PacketSet>);
 
 impl Hits {
-    /// Adds packets.
+    /// Adds packets of a rule.
     pub(crate) fn add(&mut self, space: &Space<'_>, hit: Hit, packets: PacketSet) {
         let known = self.0.entry(hit).or_insert(NOTHING);
         *known = space.or(*known, packets);
     }
 }
 
-/// Where a rule stands, and what of it is looked at.
+/// A step of a rule being evaluated.
 pub(super) struct StepPlace<'r> {
+    /// The rule.
     pub(super) at: &'r RuleAt,
-    /// Of the step.
+    /// Index of the step in the rule.
     pub(super) number: usize,
+    /// Nesting depth of jumps.
     pub(super) depth: usize,
 }
 
-/// How packets leave a chain.
+/// Packets that leave a chain, by how they leave it.
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
-    /// They came to its end, or returned.
+    /// At its end, or by return.
     pub returned: PacketSet,
-    /// Accepted.
+    /// By accept.
     pub accepted: PacketSet,
-    /// Translated, as they were when the rule met them.
+    /// By a NAT statement, as they were before it.
     pub translated: Hits,
 }
 
@@ -78,82 +81,83 @@ impl Default for Ends {
     }
 }
 
-/// What becomes of packets that the NAT core gets.
+/// Handler for the results of the NAT core: what happens to packets next.
 pub(crate) trait OnNat {
-    /// Of those that no rule translates.
+    /// Packets that no rule translates.
     fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet;
 
-    /// Of those that one translates.
+    /// Packets that a rule translates.
     fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet;
 
-    /// Of those that are routed again because a chain has changed their mark.
+    /// Packets that are re-routed because a chain changed their mark.
     fn routed_again(&mut self, _: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         packets
     }
 }
 
-/// Walks through one node's rules. Questions are shared by all of them; each packet has a stage of its own.
+/// A walk through one node's rules. Questions are shared by all its packets; each pass of packets has a stage.
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
-    /// What there is.
+    /// Rules, links and addresses.
     pub network: &'a Network<'a>,
-    /// Sets of packets.
+    /// Diagrams of packet sets.
     pub space: Space<'a>,
-    /// Fields of packets.
+    /// Variables of packet fields.
     pub layout: PacketLayout,
-    /// What could not be told.
+    /// Open questions.
     pub assumptions: Assumptions,
-    /// The packets that are under way.
+    /// The present packets.
     pub packets: Packets,
-    /// They are those around the first ones.
+    /// Whether they are outer packets.
     pub outer: bool,
-    /// What this is about; two packets of which the same cannot be told may differ.
+    /// Name of the present pass; the same per-packet question may have another answer in another stage.
     pub stage: String,
-    /// Whose packets these are, for people.
+    /// Description of the packets, for reports.
     pub traffic: &'static str,
     /// Rules that dropped packets.
     pub dropping: BTreeSet<RuleAt>,
-    /// Packets that rules answered with a reset; who asks for it empties it before.
+    /// Packets that rules answered with a reset; callers clear it first.
     pub refused: PacketSet,
-    /// Variables of marks that rules drew.
+    /// Variables of marks that rules generated.
     pub drawn: BTreeSet<u32>,
-    /// Rules that gave entries of connections a timeout of their own.
+    /// Rules that set timeouts of entries.
     pub timing: BTreeSet<RuleAt>,
-    /// Why ways through the rules were not followed, beside the budget.
+    /// Why some paths were not followed, other than the budget.
     pub gave_up: Option<String>,
-    /// The work that the judgement may do.
+    /// Work budget of the judgement.
     pub effort: &'a Effort<'a>,
-    /// What was left of it when this walk began.
+    /// Budget left when this walk began.
     begun: u64,
-    /// How much of it this walk may do.
+    /// Maximum work of this walk.
     share: u64,
     tracks: BTreeMap<Family, Certainty>,
-    /// Bits of marks that are followed.
+    /// Mark bits that are followed.
     relevant: Relevant,
-    /// Who writes bits that are asked about, if that is asked.
+    /// Rules that wrote certain mark bits, if followed.
     writers: Option<writers::Writers>,
-    /// By rule set: whether a rule that was not read may change any of its sets.
+    /// By rule set: whether an unread rule may change any of its sets.
     unread: Vec<bool>,
-    /// Packets of which fields are an element of a set, by stage and by what the fields are: one that is not known any more is
-    /// another.
+    /// Packets whose fields are an element of a set, by stage, rule set, set, and variables of the fields; a rewritten
+    /// field has new variables.
     elements: BTreeMap<(String, usize, SetId, Vec<BitVector>), PacketSet>,
     /// Sets that rules fill and others test: see [`sets::Filled`].
     filled: BTreeMap<(Option<usize>, SetId), sets::Filled>,
     /// Packets that one of the rules of a run holds for, where only fields are asked that are known: by where the run begins,
     /// how many rules it has, and whose packets these are.
     runs: BTreeMap<(RuleAt, usize, bool, Family), PacketSet>,
-    /// Only what may write a mark that is followed is walked through.
+    /// Whether chains that cannot write a followed mark are skipped.
     sliced: bool,
-    /// It is followed which packets' entries have a timeout of their own.
+    /// Whether packets record that their entry has its own timeout.
     follows_timeouts: bool,
-    /// Where chains on forward are large, packets of a few devices stand for all: of what may translate these. `None`: never.
+    /// Rules reached by sampled packets: where chains on forward are large, packets of a few devices represent all.
+    /// `None`: no sampling.
     pub sampled: Option<BTreeSet<Hit>>,
 }
 
 impl<'a> Walk<'a> {
-    /// A walk that takes from this budget. When it is used up, packets get no further, and what was not seen to happen is
-    /// uncertain. `names`: ranges of device names that are told apart beside those of the rules; `marks`: bits of the mark that
-    /// decide beside those that rules test.
+    /// A walk with this budget. Once that is used up, packets get no further, and what was not found to happen is
+    /// uncertain. `names`: ranges of device names to distinguish beside those in rules; `marks`: mark bits to follow
+    /// beside those tested by rules.
     pub(crate) fn new(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
         let space = Space::new(effort);
         let mut layout = PacketLayout::new(&space, network, names);
@@ -190,29 +194,29 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A walk that is about no tunnel, but about connections.
+    /// A walk about connections rather than a tunnel.
     pub(crate) fn of_connections(network: &'a Network<'a>, names: &[(u128, u128)], effort: &'a Effort<'a>) -> Self {
         Self { share: OF_CONNECTIONS, ..Self::new(network, names, 0, effort) }
     }
 
-    /// A walk in which chains that can only drop packets let all of them pass: what comes out of it has every mark, among
-    /// these bits, that packets can have, and maybe others.
+    /// A walk in which chains that can only drop packets let all pass: the results have every mark (of these bits) that
+    /// packets can have, and possibly others.
     pub(crate) fn slice(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
         let walk = Self::new(network, names, marks, effort);
         Self { relevant: network.relevant_to_marks(marks), sliced: true, ..walk }
     }
 
-    /// From now on it is followed which packets' entries have a timeout of their own.
+    /// From now on packets record whether their entry has its own timeout.
     pub(crate) fn follow_timeouts(&mut self) {
         self.follows_timeouts = true;
     }
 
-    /// From now on packets pass chains that can only drop them, or no longer.
+    /// Sets whether chains that can only drop packets are skipped.
     pub(crate) fn leave_out_drops(&mut self, leave_out: bool) {
         self.sliced = leave_out;
     }
 
-    /// Whether packets pass chains that can only drop them.
+    /// Whether chains that can only drop packets are skipped.
     pub(crate) fn is_sliced(&self) -> bool {
         self.sliced
     }
@@ -222,17 +226,17 @@ impl<'a> Walk<'a> {
         if *mark == Field::Mark { self.relevant.mark } else { self.relevant.connection }
     }
 
-    /// Work that another walk has done meanwhile is not this one's.
+    /// Does not count work that another walk did meanwhile.
     pub(super) fn was_spent_elsewhere(&mut self, units: u64) {
         self.begun = self.begun.saturating_sub(units);
     }
 
-    /// Whether this walk gets no further: it has had its share.
+    /// Whether this walk has used up its share.
     pub(crate) fn is_over(&self) -> bool {
         self.space.is_over() || self.begun - self.effort.left() > self.share
     }
 
-    /// Why ways through the rules are missing, if some are.
+    /// Why paths are missing; `None`: all were followed.
     pub(crate) fn why_incomplete(&self) -> Option<String> {
         let ended = self.effort.ended().or(self.is_over().then_some(Ended::UsedUp));
         match ended {
@@ -246,7 +250,7 @@ impl<'a> Walk<'a> {
         self.tracks.get(&family).cloned().unwrap_or(Certainty::Happens)
     }
 
-    /// Packets for which this is the answer to a question with so many.
+    /// Packets with this answer to a question with this number of answers.
     pub(crate) fn answer<W: Into<Question>>(
         &mut self,
         key: String,
@@ -259,29 +263,29 @@ impl<'a> Walk<'a> {
         self.assumptions.answer(&self.space, question, answer)
     }
 
-    /// If connections of a family are tracked, which is not known.
+    /// Packets under the assumption that connections of a family are tracked.
     pub(crate) fn if_tracked(&mut self, family: Family, why: &Question) -> PacketSet {
         let why = || why.clone().reword(|why| format!("whether connections are tracked is not known: {why}"));
         self.answer(format!("tracked {family}"), About::All, 2, 1, why)
     }
 
-    /// For people: where it is.
+    /// Location of a rule, for reports.
     pub(crate) fn place(&self, hit: &Hit) -> String {
         self.network.place(hit)
     }
 
-    /// A question about what a rule, or something that was not read, does.
+    /// A question about the effect of a rule, or of something unread.
     pub(crate) fn question(&self, hit: &Hit, text: impl Into<Question>) -> Question {
         self.network.question_of(hit, text)
     }
 
-    /// The step that a hit stands for; `None`: it was not read.
+    /// The step of a hit; `None`: unread.
     pub(crate) fn step(&self, hit: &Hit) -> Option<&'a Step> {
         let Hit::Rule(at, step) = hit else { return None };
         self.network.rule(at)?.steps.get(*step)
     }
 
-    /// The translation that a rule stands for; `None`: it is one that was not understood, or not read.
+    /// The NAT statement of a hit; `None`: unsupported or unread.
     pub(crate) fn nat(&self, hit: &Hit) -> Option<&'a Nat> {
         match self.step(hit) {
             Some(Step::Nat(nat)) => Some(nat),
@@ -305,7 +309,7 @@ impl<'a> Walk<'a> {
         self.assumptions.ask_number(key, About::All, block, why).unwrap_or(usual)
     }
 
-    /// Packets with one of these numbers in a field; of a name, those of names.
+    /// Packets with a field value in these ranges; for device names, ranges of names.
     pub(crate) fn with(&mut self, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
         let block = self.block(field);
         match super::packets::is_name(field) {
@@ -314,7 +318,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Those of these packets that have such numbers in all of these fields.
+    /// Of these packets, those with such values in all these fields.
     pub(crate) fn all_with(&mut self, packets: PacketSet, fields: &[(Field, &[(u128, u128)])]) -> PacketSet {
         fields.iter().fold(packets, |packets, (field, ranges)| {
             let with = self.with(field, ranges);
@@ -322,13 +326,13 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Packets in one of these states of [`state`].
+    /// Packets in one of these states ([`state`]).
     pub(crate) fn in_state(&mut self, states: &[u128]) -> PacketSet {
         let numbers = (0..).zip(state::ALL).filter(|(_, bit)| states.contains(bit)).map(|(number, _)| (number, number));
         self.with(&Field::ConnectionState, &numbers.collect::<Vec<(u128, u128)>>())
     }
 
-    /// The same packets of connections that may be translated, or not.
+    /// These packets, with or without their connection being translated.
     pub(crate) fn translated_or_not(&mut self, packets: PacketSet) -> PacketSet {
         /// `IPS_SRC_NAT`, `IPS_DST_NAT`
         const TRANSLATED: u32 = 0x30;
@@ -336,15 +340,15 @@ impl<'a> Walk<'a> {
         self.without(packets, block.bits(TRANSLATED.into()).collect())
     }
 
-    /// The same packets with any numbers in these fields.
+    /// The same packets with any values in these fields.
     pub(crate) fn forget(&mut self, packets: PacketSet, fields: &[Field]) -> PacketSet {
         let variables = fields.iter().flat_map(|field| self.block(field).0).collect();
         let packets = self.without(packets, variables);
         self.no_longer_put(packets, fields)
     }
 
-    /// The same packets without these variables. Where answers are asked about each packet, what it was is kept: whether they
-    /// hold for one and the same packet must not be lost.
+    /// The same packets without these variables. If they depend on per-packet questions, the old values are kept under
+    /// other variables, because whether answers belong to the same packet must not be lost.
     pub(crate) fn without(&mut self, packets: PacketSet, variables: BTreeSet<u32>) -> PacketSet {
         if !self.assumptions.depends_on_packets(&self.space, packets) {
             return self.space.exists(packets, &variables);
@@ -357,14 +361,14 @@ impl<'a> Walk<'a> {
         self.space.renamed(packets, &old, &new.0)
     }
 
-    /// The same packets with these numbers in a field.
+    /// The same packets with a field set to these values.
     pub(crate) fn set(&mut self, packets: PacketSet, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
         let (packets, new) = (self.forget(packets, std::slice::from_ref(field)), self.with(field, ranges));
         self.space.and(packets, new)
     }
 
-    /// Packets that have met no rule: without a template, and routed once. What is left to a device of the packet inside is
-    /// told by the rules that that one has met.
+    /// Packets that have not traversed any rule: no template, routed once. Whether a checksum is left to a device
+    /// follows from the inner packet's walk.
     pub(crate) fn start(&self) -> PacketSet {
         let flags = [self.layout.template, self.layout.rerouted, self.layout.own_timeout].into_iter();
         let flags = flags.chain(self.layout.put.iter().copied());
@@ -373,14 +377,14 @@ impl<'a> Walk<'a> {
         flags.chain(filled).chain(writer).fold(EVERYTHING, |all, flag| self.space.minus(all, self.space.is_set(flag)))
     }
 
-    /// A base chain and its policy; packets that are dropped are gone.
+    /// Runs a base chain and applies its policy.
     pub(super) fn base_chain(&mut self, set: usize, id: &ChainId, packets: PacketSet) -> Ends {
         let drops = self.network.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops);
         let ends = self.chain(set, id, packets, 0);
         if drops { Ends { returned: NOTHING, ..ends } } else { ends }
     }
 
-    /// Whether something happens to these packets for certain, perhaps, or not; the text says what could not be told.
+    /// Whether something happens to these packets: must, may with the open question, or never.
     pub(crate) fn certainty(&self, packets: PacketSet) -> Certainty {
         if self.assumptions.must(&self.space, packets, &self.layout.determined()) {
             Certainty::Happens

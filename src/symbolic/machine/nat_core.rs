@@ -1,7 +1,7 @@
-//! The NAT core: `nf_nat_inet_fn`, which calls the nat chains of a hook for the first packet of each connection.
+//! The NAT core: `nf_nat_inet_fn`, which calls a hook's nat chains for the first packet of each connection.
 //!
-//! nat chains do not run where nothing tracks connections. The kernel starts that for the first rule that needs it, wherever
-//! it stands, so where none of those that packets meet does, the others are looked at, those of dormant tables too.
+//! nat chains do not run unless connections are tracked. The kernel enables that for the first rule that needs it, in
+//! any chain, so if no traversed rule does, the others are searched, including those of dormant tables.
 
 use super::hooks::Pass;
 use super::{Ends, Flow, Hits, OnNat, PacketKind, Walk};
@@ -14,7 +14,7 @@ use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
 impl Walk<'_> {
-    /// `nf_nat_inet_fn`: the nat chains in turn, until one translates.
+    /// `nf_nat_inet_fn`: runs the nat chains in order, until one translates.
     pub(crate) fn nat_core(&mut self, hook: Hook, flow: Flow, packets: PacketSet, on_nat: &mut dyn OnNat) -> PacketSet {
         if packets.is_empty() || self.is_over() {
             return NOTHING;
@@ -41,7 +41,7 @@ impl Walk<'_> {
         passed
     }
 
-    /// A nat chain, read or only searched.
+    /// Runs a nat chain, read or only searched.
     pub(super) fn nat_chain(&mut self, set: usize, id: &ChainId, packets: PacketSet) -> Ends {
         match self.network.chain(set, id) {
             Some(chain) if chain.only_searched() && self.rules(chain, packets).is_none() => {
@@ -51,8 +51,8 @@ impl Walk<'_> {
         }
     }
 
-    /// The nat chains of Services were only searched for rules that set a mark: one of those may have, and the destination
-    /// may have been translated.
+    /// nat chains that were only searched, which have Services: packets may get the marks that rules in there write,
+    /// and their destination may be translated.
     fn through_services(&mut self, at: &RuleAt, packets: PacketSet) -> Ends {
         let hit = Hit::Rule(at.clone(), 0);
         if self.packets.past_services && self.network.only_services_mark(at.set) {
@@ -81,7 +81,7 @@ impl Walk<'_> {
         ends
     }
 
-    /// A list of base chains that was not read: any number of chains, which may do anything.
+    /// An unread list of base chains: any number of chains with any effect.
     pub(super) fn unread_list(&mut self, list: BaseChainList, packets: PacketSet) -> Ends {
         let why = format!("not read: {}", self.network.list(list).why());
         self.anything(&Hit::Unread(list), &why, packets)

@@ -1,4 +1,4 @@
-//! Neighbouring rules that do the same, which are taken together: what they hold for is one set, however many they are.
+//! Runs of adjacent rules with the same effect, evaluated as one set of packets.
 
 use super::{Ends, StepPlace, Walk};
 use crate::facts::Name;
@@ -7,30 +7,33 @@ use crate::symbolic::network::RuleAt;
 use crate::symbolic::packets::width;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
-/// From so many rules on, neighbours that do the same are taken together.
+/// Minimum length of a run.
 const MIN_RUN: usize = 4;
 
-/// Neighbours in a chain that do the same.
+/// Adjacent rules of a chain with the same effect.
 pub(super) struct RunOfRules<'r> {
+    /// Index of the rule set in [`Network::rules`](crate::symbolic::network::Network).
     pub(super) set: usize,
+    /// The chain.
     pub(super) id: &'r ChainId,
+    /// The rules.
     pub(super) rules: &'r [Rule],
-    /// Of the chain's jumps.
+    /// Nesting depth of jumps.
     pub(super) depth: usize,
 }
 
 impl Walk<'_> {
-    /// The first rules that do the same thing to whatever they hold for, and whether one of them may stand for all.
+    /// The longest run at the start of `rules`, and whether it may be evaluated at once.
     pub(super) fn same_effect<'r>(&self, set: usize, id: &ChainId, rules: &'r [Rule]) -> (&'r [Rule], bool) {
         let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return (&[], false) };
         let length = rules.iter().take_while(|rule| self.effect(rule).as_ref() == Some(&first)).count();
-        // A packet that returns from a chain that writes nothing returns from it each time.
+        // Packets that return from a chain without writes return from it each time.
         let writes = |chain: &Name| self.network.writes(set, &ChainId { chain: chain.clone(), ..id.clone() });
         let comes_back = !matches!(&first, Step::Verdict(Verdict::Jump(chain)) if length >= MIN_RUN && writes(chain));
         (&rules[..length], length >= MIN_RUN && comes_back)
     }
 
-    /// What a rule does to all that its matches hold for, if it does one thing that may be done twice.
+    /// The effect of a rule on the packets it matches, if it is a single one that may be applied twice.
     fn effect(&self, rule: &Rule) -> Option<Step> {
         let mut acting = rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step));
         let (Some((at, only)), None) = (acting.next(), acting.next()) else { return None };
@@ -56,10 +59,10 @@ impl Walk<'_> {
         }
     }
 
-    /// Rules that do the same to whatever one of them holds for. `None`: one holds now and then, so each goes by itself.
+    /// Evaluates a run. `None`: a match is non-deterministic, so rules are evaluated one by one.
     pub(super) fn run(&mut self, run: &RunOfRules<'_>, packets: PacketSet, ends: &mut Ends) -> Option<PacketSet> {
         let RunOfRules { set, id, rules, depth } = *run;
-        // The matches first, and then the packets: what is joined is small.
+        // Combine the matches first, which are a smaller diagram than the packets.
         let held = self.held_for(run, packets)?;
         let taken = self.space.and(packets, held);
         let Some(rule) = rules.first().filter(|_| !taken.is_empty()) else { return Some(packets) };
@@ -88,7 +91,7 @@ impl Walk<'_> {
         None
     }
 
-    /// Packets that all matches of a rule hold for. `None`: one holds now and then.
+    /// Packets that match a rule. `None`: a match is non-deterministic.
     fn holds(&mut self, at: &RuleAt, rule: &Rule, packets: PacketSet, depth: usize) -> Option<PacketSet> {
         let mut all = EVERYTHING;
         for (number, step) in rule.steps.iter().enumerate() {
@@ -99,8 +102,8 @@ impl Walk<'_> {
         Some(all)
     }
 
-    /// Packets that one of these rules holds for. Neighbours that differ in the numbers of one field are one look at all of
-    /// these numbers.
+    /// Packets that match any rule of a run. Rules that differ in the values of one field only are combined into one
+    /// test.
     fn held_for(&mut self, run: &RunOfRules<'_>, packets: PacketSet) -> Option<PacketSet> {
         let RunOfRules { set, id, rules, depth } = *run;
         let differing: Vec<Option<Differing<'_>>> = rules.iter().map(Differing::of).collect();
@@ -142,7 +145,7 @@ impl Walk<'_> {
     }
 }
 
-/// Fields of which a test holds for the same packets wherever it stands.
+/// Fields whose tests hold for the same packets anywhere.
 fn is_plain(field: &Field) -> bool {
     use Field::{ConnectionState, DestinationPort, L4Proto, Mark, SourcePort};
     matches!(field, L4Proto | SourcePort | DestinationPort | Mark | ConnectionState) || is_address(field)
@@ -152,21 +155,21 @@ fn is_address(field: &Field) -> bool {
     matches!(field, Field::Ipv4Source | Field::Ipv4Destination | Field::Ipv6Source | Field::Ipv6Destination)
 }
 
-/// Whether a match only tests such fields.
+/// Whether a match tests only such fields.
 pub(super) fn is_of_fields(found: &Match) -> bool {
     matches!(found, Match::Tests { tests, .. } if tests.iter().all(|test| is_plain(&test.field)))
 }
 
-/// A rule by what it may differ in from its neighbours: the numbers of an address, or of the first field that it tests.
+/// A rule of a run, split into the field whose values may vary, and the rest.
 struct Differing<'r> {
     field: &'r Field,
     numbers: Vec<(u128, u128)>,
-    /// All else that it tests.
+    /// Its other tests.
     others: Vec<&'r FieldTest>,
 }
 
 impl<'r> Differing<'r> {
-    /// `None`: it tests something else than fields, or the numbers are no ranges.
+    /// `None`: it has other matches than tests, or the values are not ranges.
     fn of(rule: &'r Rule) -> Option<Self> {
         let mut tests = Vec::new();
         for step in &rule.steps {

@@ -1,4 +1,4 @@
-//! The packets of which some fields are an element of a set.
+//! The packets whose fields are an element of a set.
 
 use std::collections::BTreeSet;
 
@@ -32,8 +32,8 @@ pub(super) enum UpdateKey<'r> {
 }
 
 impl Walk<'_> {
-    /// What a set holds, and what rules have put into it since it was read, or are going to. A part of its key may be made of
-    /// several fields, as ipset's is of protocol and port.
+    /// Packets in a set, considering elements that rules may have added or deleted since it was read. A part of the key
+    /// may consist of several fields, as an ipset's port dimension has protocol and port.
     pub(super) fn in_set(
         &mut self,
         place: &StepPlace<'_>,
@@ -44,7 +44,7 @@ impl Walk<'_> {
         let (at, inside) = (place.at, self.in_read_set(place, id, parts, packets));
         let updates = |id: &SetId| self.network.survey().updates.get(&updated(at.set, id)).copied().unwrap_or_default();
         let [mut shrinks, mut grows] = updates(id);
-        // A rule that adds to a list adds to one of its sets (`list_set_kadd`).
+        // Adding to a `list:set` adds to one of its members (`list_set_kadd`).
         let sets = &self.network.rules[at.set].ruleset.sets;
         for (list, _) in sets.iter().filter(|(_, list)| list.sets.contains(id)) {
             let [takes, puts] = updates(list);
@@ -170,7 +170,7 @@ impl Walk<'_> {
         self.space.or(inside, self.space.minus(others, asked))
     }
 
-    /// Packets with one of these elements of a set in these fields.
+    /// Packets whose fields are one of these elements.
     pub(super) fn any_element<'e>(
         &mut self,
         fields: &[Field],
@@ -184,7 +184,7 @@ impl Walk<'_> {
         self.space.any(held)
     }
 
-    /// Packets with an element of a set in these fields.
+    /// Packets whose fields are this element.
     pub(super) fn element(&mut self, fields: &[Field], element: &[(u128, u128)]) -> PacketSet {
         fields.iter().zip(element).fold(EVERYTHING, |all, (field, range)| {
             let held = self.held(field, &[*range]);
@@ -205,7 +205,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Packets with a key that a set was asked about.
+    /// Packets with a key that was looked up singly.
     fn key(&mut self, parts: &[Vec<Field>], key: &[u128]) -> PacketSet {
         let mut all = EVERYTHING;
         for (fields, number) in parts.iter().zip(key) {
@@ -218,7 +218,7 @@ impl Walk<'_> {
         all
     }
 
-    /// Whether packets are in a set that was not asked about them.
+    /// Packets in a set for which no lookup was made.
     fn unasked(&mut self, place: &StepPlace<'_>, id: &SetId, fields: &[Field], packets: PacketSet) -> PacketSet {
         let at = place.at;
         let mut fixed = true;
@@ -231,18 +231,18 @@ impl Walk<'_> {
         }
         let key = format!("{} {} {id:?} {fields:?}", self.stage, at.set);
         match self.unread_elements(at, id) {
-            // All of it would be needed.
+            // All elements would be needed.
             Some(why) => {
                 let why = format!("{}: a set was not read: {why}", self.network.describe(at));
                 let why = self.network.question_of_set(at, id, why);
                 self.answer(key, About::EachPacket, 2, 1, || why)
             }
-            // Some traffic is in the set and some is not; a second look at it finds the same.
+            // Some packets are in the set and some are not, the same at each lookup.
             None => self.answer(key, About::SomePacket, 2, 1, String::new),
         }
     }
 
-    /// Why the elements of a set that rules look into were not read, if it is not that natwatch does not read such sets.
+    /// Why a set's elements were not read, unless its type is not supported.
     pub(super) fn unread_elements(&self, at: &RuleAt, id: &SetId) -> Option<String> {
         let set = self.network.rules[at.set].ruleset.sets.get(id)?;
         match &set.elements {
@@ -252,8 +252,8 @@ impl Walk<'_> {
         }
     }
 
-    /// `set_match_v1`, `ip_set_test`: of more ends than the set has dimensions the first count, and with fewer of them, or of
-    /// another family than its own, no packet is in it.
+    /// `set_match_v1`, `ip_set_test`: with more dimensions in the rule than in the set, the first ones count; with
+    /// fewer, or for another family than the set's, no packet matches.
     pub(super) fn in_ipset(
         &mut self,
         place: &StepPlace<'_>,
@@ -279,7 +279,7 @@ impl Walk<'_> {
                 .iter()
                 .filter_map(|member| match member {
                     SetId::Ipset(member) if *member != index => Some(self.in_ipset(place, *member, ends, packets)),
-                    _ => None, // no list holds a list (`list_set_utest`)
+                    _ => None, // a list cannot contain lists (`list_set_utest`)
                 })
                 .collect();
             return self.space.any(each);
@@ -311,7 +311,8 @@ impl Walk<'_> {
         if *end == End::Source { source } else { destination }
     }
 
-    /// The device whose addresses count. Outer `None`: it is not one for all packets.
+    /// Name of the device whose addresses count (inner `None`: all devices). Outer `None`: not the same for all
+    /// packets.
     pub(super) fn scoped(&mut self, scope: TypeScope, packets: PacketSet) -> Option<Option<u128>> {
         let field = match scope {
             TypeScope::Any => return Some(None),

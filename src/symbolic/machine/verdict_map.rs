@@ -1,4 +1,4 @@
-//! Verdict maps: `nft_lookup_eval` with a verdict as its result.
+//! Verdict maps: `nft_lookup_eval` with a verdict as result.
 
 use super::{Ends, StepPlace, Walk};
 use crate::facts::Reading;
@@ -8,14 +8,17 @@ use crate::symbolic::network::Hit;
 use crate::symbolic::packets::PacketKind;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-/// A verdict by what a set holds; see [`Verdict::Map`].
+/// A verdict map lookup; see [`Verdict::Map`].
 pub(super) struct VerdictMap<'r> {
+    /// Key fields.
     pub(super) fields: &'r [Field],
+    /// The map.
     pub(super) set: &'r SetId,
+    /// The distinct verdicts in it.
     pub(super) verdicts: &'r Reading<Vec<Verdict>>,
 }
 
-/// One whose elements are known: each with its verdict.
+/// A verdict map whose elements are known.
 struct KnownMap<'r> {
     fields: &'r [Field],
     elements: &'r [Vec<(u128, u128)>],
@@ -23,7 +26,7 @@ struct KnownMap<'r> {
 }
 
 impl Walk<'_> {
-    /// What a verdict map gives. Returns the packets for which the same rule goes on.
+    /// Applies a verdict map; returns the packets for which the same rule goes on.
     pub(super) fn verdict_map(
         &mut self,
         place: &StepPlace<'_>,
@@ -50,7 +53,7 @@ impl Walk<'_> {
             self.join(ends, found);
             return NOTHING;
         };
-        // By what it looks them up may be something that was not understood.
+        // The key may include something unsupported.
         let unread =
             fields.is_empty() || self.unread_elements(at, set).is_some() || self.packets.kind == PacketKind::Tunnel;
         let about = if unread { About::EachPacket } else { About::SomePacket };
@@ -67,7 +70,7 @@ impl Walk<'_> {
         going_on
     }
 
-    /// A verdict map whose elements are known.
+    /// Applies a verdict map whose elements are known.
     fn looked_up(
         &mut self,
         place: &StepPlace<'_>,
@@ -77,7 +80,7 @@ impl Walk<'_> {
         ends: &mut Ends,
     ) -> PacketSet {
         let KnownMap { fields, elements, verdicts } = *map;
-        // Each look-up draws again, and nothing else depends on what was drawn.
+        // Each lookup generates a new number, and nothing else depends on it.
         let drawn: Vec<Field> = fields.iter().filter(|field| field.is_drawn()).cloned().collect();
         let packets = self.forget(packets, &drawn);
         let asked = self.testable(fields.iter(), packets);

@@ -1,32 +1,33 @@
-//! Which rule wrote a mark: asked once something is known to happen to packets that have it.
+//! Mark writers: which rule wrote a packet's mark, followed once something is known to happen to packets with that
+//! mark.
 
 use super::{StepPlace, Walk};
 use crate::facts::netfilter::{Field, MarkWrite};
 use crate::symbolic::network::RuleAt;
 use crate::symbolic::space::{BitVector, PacketSet};
 
-/// Rules that are told apart; the last one stands for all others too.
+/// Number of rules that are distinguished; the last one represents all others.
 const MAX_WRITERS: usize = 255;
 
-/// The rules that wrote bits of the packet's mark, each by a number that packets carry; 0: none.
+/// Rules that wrote certain bits of the packet's mark. Each packet has the number of the last one; 0: none.
 #[derive(Debug)]
 pub(crate) struct Writers {
-    /// Bits that are asked about.
+    /// The mark bits.
     bits: u32,
-    /// The number of the rule that wrote last.
+    /// Variables of the rule's number.
     pub(super) block: BitVector,
-    /// The rules, from number 1 on, and whose packets these were.
+    /// Rules, from number 1, with the description of the packets.
     found: Vec<(RuleAt, &'static str)>,
 }
 
 impl Walk<'_> {
-    /// From now on packets carry which rule wrote any of these bits of their mark.
+    /// From now on packets record which rule wrote any of these mark bits.
     pub(crate) fn follow_writers(&mut self, bits: u32) {
         let block = self.space.block(8);
         self.writers = Some(Writers { bits, block, found: Vec::new() });
     }
 
-    /// The rules that wrote the marks of these packets, and whose packets these were.
+    /// Rules that wrote the marks of these packets, with the packets' descriptions.
     pub(crate) fn writers_of(&self, packets: PacketSet) -> Vec<(RuleAt, &'static str)> {
         let Some(writers) = &self.writers else { return Vec::new() };
         let one = |number: &usize| {
@@ -36,12 +37,12 @@ impl Walk<'_> {
         (0..writers.found.len()).filter(one).map(|number| writers.found[number].clone()).collect()
     }
 
-    /// The variables that tell which rule it was.
+    /// The variables of the rule's number.
     pub(crate) fn writer_variables(&self) -> Vec<u32> {
         self.writers.iter().flat_map(|writers| writers.block.0.iter().copied()).collect()
     }
 
-    /// The same packets after a write, with its rule.
+    /// The packets after a write, recording its rule.
     pub(super) fn written_by(
         &mut self,
         place: &StepPlace<'_>,
@@ -54,7 +55,7 @@ impl Walk<'_> {
         };
         let sets = match write {
             MarkWrite::Exact { take, xor, .. } => take | xor,
-            MarkWrite::Mapped { .. } => 0, // each of what it may be wrote for itself
+            MarkWrite::Mapped { .. } => 0, // recorded for each of the map's data
             MarkWrite::Number { .. } | MarkWrite::Unknown(_) => u32::MAX,
         };
         if sets & writers.bits == 0 || packets.is_empty() {

@@ -1,8 +1,8 @@
-//! What is written to marks, bit by bit.
+//! Writes to marks, bit by bit.
 //!
-//! Addresses and ports are also written outside of nat chains (`udp sport set`): a step of its own, and whatever is not
-//! understood may do it. Where packets have no checksum, nf_tables gives them a wrong one then, on every kernel, unless the
-//! checksum inside is left to a device.
+//! Addresses and ports may also be written outside nat chains (`udp sport set`), by a step of its own or by anything
+//! unsupported. For packets without a checksum, nf_tables then writes a wrong one, on every kernel, unless the inner
+//! checksum is left to a device.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{BitVector, EVERYTHING, PacketSet};
 
 impl Walk<'_> {
-    /// A mark that is any of the bits, whatever the rest of the packet is: `field` of these packets.
+    /// Packets with any values in these bits of a mark, independent of the rest of the packet.
     pub(crate) fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
         let bits = bits & self.followed(field);
         let own = self.block(field);
@@ -24,7 +24,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Packets after a mark was written: their own, or that of their connection; `other` is the other one of these.
+    /// Packets after a mark write: `own` is the mark written, `other` the packet's or connection's other mark.
     pub(super) fn write(
         &mut self,
         place: &StepPlace<'_>,
@@ -66,7 +66,7 @@ impl Walk<'_> {
                 if !hashed {
                     self.drawn.extend(&word.0);
                 }
-                // Whatever the word is, there is a number: outside of the range it is the first.
+                // The number is always in the range: variables outside it mean the first number.
                 let within = self.space.ranges(&word, &[(first.into(), last.into())]);
                 let others = self.space.minus(packets, within);
                 let number = self.space.matching(&own, u32::MAX.into(), first.into());
@@ -86,7 +86,7 @@ impl Walk<'_> {
                 if let Some(word) = self.assumptions.ask_number(key.clone(), about, || layout.word(), why) {
                     return self.equal_bits(packets, &own, &word, u32::MAX);
                 }
-                // It may be the same for all: what asks for a bit, or for its absence, is not certain to be met.
+                // It may be the same for all packets, so a test for a set or clear bit may hold for none.
                 let ones = u128::from(u32::MAX);
                 let values = [self.space.matching(&own, ones, 0), self.space.matching(&own, ones, ones), EVERYTHING];
                 let each = values.into_iter().enumerate().map(|(answer, value)| {
@@ -99,7 +99,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether all that a rule does is to write bits that all of these packets have: nobody asks then what it holds for.
+    /// Whether a rule only writes bits that all of these packets have already, so that its matches do not matter.
     pub(super) fn has_been_written(&mut self, rule: &Rule, packets: PacketSet) -> bool {
         let mut acting = rule.steps.iter().filter(|step| self.acts(step));
         let (only, None) = (acting.next(), acting.next()) else { return false };
@@ -115,7 +115,7 @@ impl Walk<'_> {
         keep & xor == 0 && self.space.is_within(packets, there)
     }
 
-    /// What a write does to bits that are followed. `None`: nothing.
+    /// The part of a write that affects followed bits. `None`: there is none.
     pub(super) fn relevant(&self, write: &MarkWrite, own: &Field) -> Option<MarkWrite> {
         let followed = self.followed(own);
         let matters = |keep: u32, take: u32, xor: u32| (keep | !followed, take & followed, xor & followed);
@@ -138,7 +138,7 @@ impl Walk<'_> {
         let bits =
             || own.0.iter().zip(&other.0).rev().enumerate().map(|(bit, (own, other))| (1u32 << bit, *own, *other));
         let overwritten: BTreeSet<u32> = bits().filter(|(bit, ..)| keep & bit == 0).map(|(_, own, _)| own).collect();
-        // A mark is told by the rest of the packet, so that nothing is lost with the old one.
+        // A mark follows from the rest of the packet, so forgetting the old one loses nothing.
         let mut packets = self.space.exists(packets, &overwritten);
         for (bit, own, other) in bits() {
             let (keeps, takes, turns) = (keep & bit != 0, take & bit != 0, xor & bit != 0);
@@ -166,7 +166,7 @@ impl Walk<'_> {
         packets
     }
 
-    /// Those of these packets that have the same in these bits of two numbers of marks.
+    /// Of these packets, those with equal values in these bits of two numbers.
     pub(in crate::symbolic) fn equal_bits(
         &self,
         packets: PacketSet,
@@ -179,7 +179,7 @@ impl Walk<'_> {
             .fold(packets, |packets, (one, other)| self.space.and(packets, self.equal(one, self.space.is_set(other))))
     }
 
-    /// Packets of which a variable is 1 where they are in a set, and only there.
+    /// Packets for which a variable is 1 exactly if they are in the set.
     fn equal(&self, variable: u32, set: PacketSet) -> PacketSet {
         let is_set = self.space.is_set(variable);
         let neither = self.space.minus(self.space.minus(EVERYTHING, set), is_set);

@@ -1,4 +1,4 @@
-//! Devices and addresses of this host, as far as rules tell them apart.
+//! Devices and addresses of this host, as far as rules distinguish them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,26 +24,26 @@ pub(crate) const ARPHRD_LOOPBACK: u16 = 772;
 const UNIVERSE: u8 = 0;
 /// `RT_SCOPE_LINK`
 const LINK: u8 = 253;
-/// From this version on, rules on postrouting see the device that a packet came in by.
+/// Since this version rules on postrouting see the input device.
 const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
 
-/// What has to be known about this host beside its rules and its devices.
+/// Facts about this host beside rules and devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
-    /// Addresses of its devices. `Err`: they were not read.
+    /// Addresses of its devices. `Err`: not read.
     pub addresses: Result<Vec<Address>, Question>,
-    /// It forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
+    /// Whether it forwards packets, by family (IPv4, IPv6). `Err`: not read.
     pub forwards: [Result<bool, Question>; 2],
-    /// Something beside the rules gives connections other destinations: IPVS. `Err`: that was not read.
+    /// Whether IPVS is in use, which redirects connections independently of rules. `Err`: not read.
     pub ipvs_in_use: Result<bool, Question>,
-    /// Rules on postrouting see where a packet came in. `Err`: the kernel's version was not read.
+    /// Whether rules on postrouting see the input device. `Err`: the kernel's version was not read.
     pub input_in_postrouting: Result<bool, Question>,
-    /// Names of the devices by which default routes of any table leave. `Err`: they were not read.
+    /// Names of the devices of default routes in any table. `Err`: not read.
     pub outward: Result<Vec<u128>, Question>,
-    /// By the name of each device, where the destinations are of packets of this host that have no mark and are routed by it,
-    /// of IPv4 and of IPv6; what is for this host itself goes by `lo`. `Err`: that is not known.
+    /// Destinations of this host's unmarked packets by name of the device that they are routed to, by family (IPv4,
+    /// IPv6); local destinations are under `lo`. `Err`: not known.
     pub first_paths: [Result<BTreeMap<u128, Numbers>, Question>; 2],
-    /// Addresses that rules give to destinations, and the name of the device that leads there; `None`: none does. `Err`: not read.
+    /// Name of the device towards each DNAT address; `None`: there is none. `Err`: not read.
     pub targets: Result<BTreeMap<IpAddr, Option<u128>>, Question>,
     /// The ways there of packets that are forwarded, where policy rules go by where these come from. `Err`: not read.
     pub forwarded_paths: Result<Vec<NamedPath>, Question>,
@@ -71,7 +71,7 @@ pub struct NamedPath {
 }
 
 impl HostFacts {
-    /// Of a node.
+    /// From a node's facts.
     pub fn of(facts: &Facts) -> Self {
         let name = |index: u32| {
             let link = facts.links.ok()?.iter().find(|link| link.index == index)?;
@@ -86,7 +86,7 @@ impl HostFacts {
                         None => Some((*address, None)),
                         Some(index) => Some((*address, Some(name(*index)?))),
                     };
-                    // What leads by a device that is not known was not looked up.
+                    // Addresses towards an unknown device count as not looked up.
                     Ok(targets.iter().filter_map(named).collect())
                 }
                 unread => Err(open(
@@ -135,7 +135,7 @@ impl HostFacts {
         }
     }
 
-    /// Nothing of it was read.
+    /// All fields `Err` for this reason.
     pub fn unread(why: &str) -> Self {
         let unread = || Err(why.into());
         Self {
@@ -192,7 +192,7 @@ fn open<T>(reading: &Reading<T>, what: &str, words: &[&str]) -> Question {
     Question::unread(reading).reword(|why| format!("{what}: {why}")).shown_by(words.iter().copied())
 }
 
-/// The devices by which default routes leave.
+/// Devices of the default routes.
 fn outward(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128>, Question> {
     let unread = |why: &str| {
         let why = format!("by which devices default routes leave was not read: {why}");
@@ -210,7 +210,7 @@ fn outward(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128
     names.ok_or_else(|| unread("a device is not known by its name"))
 }
 
-/// Destinations by the device that leads there.
+/// Destinations by device.
 fn first_paths(
     facts: &Facts,
     family: Family,
@@ -243,7 +243,7 @@ fn first_paths(
             // `ip_route_output_key_hash_rcu`, `ip6_rt_get_dev_rcu`
             LOCAL | ANYCAST => vec![name_key("lo")],
             UNICAST | BROADCAST | MULTICAST => route.devices.iter().map(|device| name(*device)).collect(),
-            _ => vec![], // refused
+            _ => vec![], // rejected
         };
         for name in names {
             let name = name.ok_or_else(|| unread("a device is not known by its name"))?;
@@ -253,7 +253,7 @@ fn first_paths(
     Ok(found.into_iter().map(|(name, ranges)| (name, Numbers::ranges(ranges))).collect())
 }
 
-/// Whether the kernel may take an address of a family by itself.
+/// Whether the kernel may choose this address as a source.
 pub(crate) fn may_be_chosen(address: &Address, family: Family) -> bool {
     !address.unpreferred
         && Family::of(&address.address) == family
@@ -261,56 +261,56 @@ pub(crate) fn may_be_chosen(address: &Address, family: Family) -> bool {
         && (family == Family::Ipv6 || !address.secondary)
 }
 
-/// A device, as far as rules can tell it from others.
+/// Properties of a device that rules can test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device<'a> {
     /// Interface index.
     pub index: u32,
-    /// Its name.
+    /// Name.
     pub name: &'a str,
-    /// Number of its group; `None` where the kernel does not tell.
+    /// Group; `None`: not reported by the kernel.
     pub group: Option<u32>,
-    /// Its kind; `None`: it has none.
+    /// `rtnl_link_ops.kind`; `None`: it has none.
     pub kind: Option<&'a str>,
     /// `ARPHRD_*`
     pub hardware_type: u16,
-    /// It is up, and what it gets meets rules of IP by its name: it is no port of a bridge, or of another device that takes it.
+    /// Whether it is up and packets traverse IP rules with its name: not a port of a bridge or similar device.
     pub up: bool,
 }
 
 impl Device<'_> {
-    /// Whether packets of other hosts come in by it, and packets for them leave.
+    /// Whether it leads to other hosts.
     pub fn is_connected(&self) -> bool {
         self.up && self.hardware_type != ARPHRD_LOOPBACK && self.name != "lo"
     }
 }
 
-/// What leads to other hosts.
+/// Devices that lead to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Connected {
-    /// Nothing does yet.
+    /// None yet.
     Nowhere,
-    /// Devices that are up, by index and name.
+    /// These devices, by index and name.
     By(Vec<(u32, u128)>),
-    /// That is not known: devices were not read, or the name of one is not known byte by byte.
+    /// Not known: devices were not read, or the bytes of a name are not known.
     Unknown,
 }
 
-/// Indices of devices that take what their ports get before rules of IP see it.
+/// Indexes of devices that take over their ports' packets before IP rules see them.
 pub(crate) fn taking(links: &[Link]) -> BTreeSet<u32> {
     const TAKING: &[&str] = &["bridge", "bond", "team", "openvswitch"];
     let takes = |link: &&Link| link.kind.as_deref().is_some_and(|kind| TAKING.contains(&kind));
     links.iter().filter(takes).map(|link| link.index).collect()
 }
 
-/// Addresses that have a type of their own, in one family.
+/// Addresses of a family with a type other than unicast.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnAddresses {
-    /// Type (`RTN_*`), range, device.
+    /// Type (`RTN_*`), range, index of the device.
     pub typed: Vec<(u128, (u128, u128), Option<u32>)>,
 }
 
-/// Addresses that packets of this host may have as their source: those that are valid beyond it and beyond a link.
+/// Addresses that this host may use as a source beyond itself and its links.
 pub(crate) fn own_sources(addresses: &[Address], family: Family) -> impl Iterator<Item = u128> {
     let own = addresses.iter().filter(move |own| Family::of(&own.address) == family && own.scope < LINK);
     own.map(|own| address_key(own.address))
@@ -328,7 +328,7 @@ impl Network<'_> {
         }
     }
 
-    /// Addresses that are this host's. `None`: they were not read.
+    /// Local addresses. `None`: not read.
     pub fn local_addresses(&self, family: Family) -> Option<Numbers> {
         /// `127.0.0.0/8`
         const LOOPBACK: (u128, u128) = (0x7f00_0000, 0x7fff_ffff);
@@ -340,14 +340,14 @@ impl Network<'_> {
         })
     }
 
-    /// Names of the links whose index meets a test; 0 is no device and has no name. `None`: they are not known.
+    /// Names of devices whose index passes a test; index 0 is no device, without a name. `None`: not known.
     pub fn names(&self, meets: impl Fn(u128) -> bool) -> Option<Numbers> {
         let mut names = self.names_of(|link| Some(meets(link.index.into())))?;
         names.extend(meets(0).then_some(0));
         Some(Numbers::of(&names))
     }
 
-    /// Names of the links of which something meets a test. `None`: they are not known.
+    /// Names of devices with a property that passes a test. `None`: not known.
     pub fn names_with(&self, property: DeviceProperty, meets: impl Fn(u128) -> bool) -> Option<Numbers> {
         let number = |link: &Device<'_>| match property {
             DeviceProperty::Group => link.group.map(u128::from),
@@ -367,8 +367,8 @@ impl Network<'_> {
         Some(names)
     }
 
-    /// Addresses of these types (`inet_dev_addr_type`: whatever is not local, broadcast or multicast is unicast).
-    /// `None`: it is not known which addresses are. `device`: the name of the one whose addresses count; `None`: those of all.
+    /// Addresses of these types (`inet_dev_addr_type`: what is not local, broadcast or multicast is unicast). `None`:
+    /// not known. `device`: name of the device whose addresses count; `None`: all.
     pub fn addresses_of_types(
         &self,
         family: Family,
@@ -401,9 +401,9 @@ impl Network<'_> {
     }
 }
 
-/// Addresses of a family that are not unicast, as the routes tell; the table `local` has a route for each of this host's.
+/// Addresses of a family that are not unicast, from routes; table `local` has a route for each local address.
 pub(crate) fn own_addresses(facts: &Facts, family: Family) -> Option<OwnAddresses> {
-    /// `RT_TABLE_LOCAL`; routes of other tables only hold for packets that policy rules send there.
+    /// `RT_TABLE_LOCAL`; other tables apply only to packets that policy rules send there.
     const LOCAL_TABLE: u32 = 255;
     let routes = facts.routes.ok()?.iter().filter(|route| route.table == LOCAL_TABLE);
     let typed = routes.filter(|route| !matches!(u128::from(route.kind), UNICAST | MULTICAST)).filter_map(|route| {

@@ -1,24 +1,24 @@
-//! Which chains can decide about the mark that packets end with. Others need not be walked through to know what marks there
-//! can be: all that they may do is drop packets, and fewer packets have no other marks.
+//! Slicing: which chains can influence the mark that packets end up with. Others can be skipped when only marks matter,
+//! because they can only drop packets, and fewer packets have no additional marks.
 
 use super::{Network, lets_pass, recall};
 use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, Field, Match, Step, Verdict};
 use crate::symbolic::network::survey::{Relevant, bits_of};
 
-/// Chains that only Services lead to.
+/// Chains that only Services jump to.
 const OF_SERVICES: &[&str] = &["KUBE-MARK-MASQ", "mark-for-masquerade"];
 /// Chains that have fewer steps are followed for all packets at once, and are not worth a walk of their own.
 pub(crate) const MANY_STEPS: usize = 256;
 
 impl Network<'_> {
-    /// Whether marks are set where only Services lead to.
+    /// Whether marks are written in chains that only Services jump to.
     pub(crate) fn has_services(&self, set: usize) -> bool {
         let found = &self.rules[set].ruleset.mark_writers.found;
         found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
     }
 
-    /// The same; and in other chains that were not read none is.
+    /// Whether marks are written there only, considering all chains that were not read.
     pub(crate) fn only_services_mark(&self, set: usize) -> bool {
         let is_read = |chain: &ChainId| self.chain(set, chain).is_some_and(|chain| chain.rules.ok().is_some());
         let found = &self.rules[set].ruleset.mark_writers.found;
@@ -26,7 +26,8 @@ impl Network<'_> {
         self.has_services(set) && others.all(|(chain, _)| is_read(chain))
     }
 
-    /// Bits of marks that decide about these bits of the packet's: what rules test before they write one, and what is copied.
+    /// Mark bits that influence these bits of the packet's mark: those tested before writing one, and those copied into
+    /// one.
     pub fn relevant_to_marks(&self, decisive: u32) -> Relevant {
         let mut relevant = Relevant { mark: decisive, connection: 0 };
         loop {
@@ -41,7 +42,7 @@ impl Network<'_> {
         }
     }
 
-    /// Whether leaving out what only drops packets spares a good part of the rules.
+    /// Whether skipping chains that only drop saves a good part of the rules.
     pub fn is_worth_slicing(&self, decisive: u32) -> bool {
         let relevant = self.relevant_to_marks(decisive);
         let left_out = self.base_chains().filter(|(set, id)| !self.writes_marks(*set, id, relevant));
@@ -64,7 +65,7 @@ impl Network<'_> {
         })
     }
 
-    /// Steps of a chain, and of those that it leads to.
+    /// Visits the steps of a chain and of those it jumps to.
     pub fn each_step(&self, set: usize, id: &ChainId, visit: &mut dyn FnMut(&Step)) {
         let rules =
             self.chains_from(set, id).flatten().flat_map(|(_, chain)| chain.rules_for_udp().unwrap_or_default());
@@ -72,7 +73,7 @@ impl Network<'_> {
     }
 }
 
-/// Whether a step does anything to packets but drop them, or write bits that do not matter.
+/// Whether a step does anything but drop packets or write irrelevant mark bits.
 pub(crate) fn writes_marks(step: &Step, relevant: Relevant) -> bool {
     match step {
         Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } | Step::OwnTimeout | Step::ToSocket => false,
@@ -114,7 +115,7 @@ fn note_step(step: &Step, more: &mut Relevant) {
                 more.connection |= field.connection_mark_bits();
             }
         }
-        // Copies keep the place of a bit.
+        // Copies keep the position of a bit.
         Step::SetMark(write) => more.connection |= write.copies() & more.mark,
         Step::SetConnectionMark(write) => more.mark |= write.copies() & more.connection,
         _ => {}

@@ -1,4 +1,4 @@
-//! What rules tell packets apart by, found by one pass over all of them: only that has to be known of a packet.
+//! The survey: what rules distinguish packets by, found in one pass over all rules. Nothing else is followed in walks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,42 +8,42 @@ use crate::facts::netfilter::{
     Verdict, mark_in, name_key,
 };
 
-/// What matters of packets to one node's rules.
+/// What rules distinguish packets by.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
-    /// Where pieces of device names begin that some rule tells apart.
+    /// Boundaries of the ranges of device names that rules distinguish.
     pub names: BTreeSet<u128>,
-    /// Some rule asks by which ports of bridges frames come and go.
+    /// Whether a rule tests bridge ports.
     pub asks_for_ports: bool,
-    /// Some rule answers segments with a reset.
+    /// Whether a rule answers segments with a reset.
     pub refuses_with_reset: bool,
-    /// Bytes of the header of IP, of either family, that some rule writes beside addresses.
+    /// Offsets of IP header bytes, of either family, that rules write, other than addresses.
     pub written_bytes: BTreeSet<usize>,
-    /// Sets that rules take packets out of, and put packets into.
+    /// Sets that rules delete from, and add to.
     pub updates: BTreeMap<(Option<usize>, SetId), [bool; 2]>,
     /// Sets that rules test.
     tested_sets: BTreeSet<(Option<usize>, SetId)>,
     /// Bits of the packet's mark that some rule may set, or whatever gives packets back.
     pub can_be_set: u32,
-    /// Bits of the packet's mark that rules on output, postrouting and egress test, or save.
+    /// Bits of the packet's mark that rules on output, postrouting and egress test or save.
     pub tested_outside: u32,
-    /// Bits of the packet's mark and of the connection's that some rule tests.
+    /// Bits tested by rules: of the packet's mark, of the connection's.
     tested: [u32; 2],
-    /// Bits that are copied: from the connection's mark into the packet's, and from the packet's into the connection's.
+    /// Bits copied from the connection's mark into the packet's, and vice versa.
     copied: [u32; 2],
 }
 
-/// Bits of marks that can decide about a packet; no others are followed.
+/// Mark bits that can influence packets; no others are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Relevant {
-    /// Of the packet's mark.
+    /// Bits of the packet's mark.
     pub mark: u32,
-    /// Of the connection's.
+    /// Bits of the connection's mark.
     pub connection: u32,
 }
 
 impl Survey {
-    /// Of all rules.
+    /// From all rules.
     pub fn of(network: &Network<'_>) -> Self {
         let mut survey = Self { names: BTreeSet::from([0, 1]), ..Self::default() };
         for (number, rules) in network.rules.iter().enumerate() {
@@ -122,7 +122,7 @@ impl Survey {
         }
     }
 
-    /// Devices and marks that elements of ipsets are about.
+    /// Records devices and marks in elements of ipsets.
     fn note_ipsets(&mut self, rules: &BackendRules<'_>) {
         for set in rules.ruleset.sets.iter().filter(|(id, _)| matches!(id, SetId::Ipset(_))).map(|(_, set)| set) {
             let elements = || set.elements.ok().into_iter().flatten();
@@ -137,7 +137,7 @@ impl Survey {
         }
     }
 
-    /// Bits that the rules of a chain may set: a bit that was tested to be set is only turned off by inverting it, as
+    /// Records bits that a chain's rules may set. A bit tested to be set can only be cleared by inverting it, as
     /// kube-proxy does.
     fn note_writes(&mut self, of: &BackendRules<'_>, rules: &[Rule]) {
         let mut known = 0;
@@ -179,12 +179,12 @@ impl Survey {
                     Verdict::Return | Verdict::Accept | Verdict::Drop | Verdict::Reset | Verdict::Goto(_)
                 )
             {
-                known |= bits_set(test); // who does not have them has left
+                known |= bits_set(test); // packets without these bits have left
             }
         }
     }
 
-    /// Bits of the mark that rules test that this host's own packets meet.
+    /// Records mark bits tested by rules that this host's own packets traverse.
     fn note_outgoing(&mut self, rules: &BackendRules<'_>) {
         let chains = &rules.ruleset.chains;
         let outgoing = |chain: &Chain| {
@@ -228,10 +228,10 @@ impl Survey {
         }
     }
 
-    /// Bits that rules test, or that `others` do, and those that these are copied from.
+    /// Bits tested by rules, `others`, and bits that these are copied from.
     pub fn relevant(&self, others: u32) -> Relevant {
         let [mut mark, mut connection] = [self.tested[0] | others, self.tested[1]];
-        // Copies keep the place of a bit, so one pass in each direction finds all.
+        // Copies keep the position of a bit, so one pass in each direction suffices.
         connection |= mark & self.copied[0];
         mark |= connection & self.copied[1];
         connection |= mark & self.copied[0];
@@ -239,19 +239,19 @@ impl Survey {
     }
 }
 
-/// Bits that a write with a map may set by what the map has: any, if that is not known.
+/// Bits that a mapped mark write may set: any if the map's data are not known.
 fn mapped_bits(rules: &BackendRules<'_>, lookup: &MapLookup, mapped: u32) -> u32 {
     let known = lookup.known_in(&rules.ruleset.sets);
     let bits = known.and_then(|mut known| known.try_fold(0, |all, (_, data)| Some(all | mark_in(data)?)));
     bits.map_or(u32::MAX, |bits| bits & mapped)
 }
 
-/// What [`Survey::updates`] knows a set by: ipsets are the same for all rule sets.
+/// Key of a set in [`Survey::updates`]; ipsets are shared by all rule sets.
 pub(crate) fn updated(number: usize, set: &SetId) -> (Option<usize>, SetId) {
     (matches!(set, SetId::Nftables { .. }).then_some(number), set.clone())
 }
 
-/// Bits that a condition looks at.
+/// Mark bits that a comparison depends on.
 pub(crate) fn bits_of(condition: &Comparison) -> u32 {
     match condition {
         Comparison::Masked { mask, .. } => *mask as u32,
@@ -263,7 +263,7 @@ fn bits(test: &FieldTest) -> u32 {
     bits_of(&test.condition)
 }
 
-/// Bits of the mark that are set where a test holds, if it is about nothing else.
+/// Mark bits that are set if a test of the mark holds.
 fn bits_set(test: &FieldTest) -> u32 {
     match (&test.field, &test.condition) {
         (Field::Mark, Comparison::Masked { mask, value }) if mask == value => *value as u32,

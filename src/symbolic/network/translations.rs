@@ -1,4 +1,4 @@
-//! Which destinations connections can have in place of their packets', by all rules that translate.
+//! Destinations that connections may have instead of their packets', from all DNAT rules.
 
 use super::{Network, Targets, recall};
 use crate::facts::netfilter::{
@@ -8,14 +8,14 @@ use crate::symbolic::certainty::Certainty;
 use crate::symbolic::values::Numbers;
 
 impl Network<'_> {
-    /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
-    /// arrives may also be an answer to what left with a translated source.
+    /// Whether a connection's destination may differ from its packets', on output or elsewhere; received packets may
+    /// also be replies to connections with a translated source.
     pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
         let find = || self.find_destinations(family, on_output);
         recall(&self.remembered.destinations, (family, on_output), find)
     }
 
-    /// Destinations that connections can have in place of their packets', in the same sense, and why there may be others.
+    /// The destinations that connections may have instead, in the same sense, and why there may be others.
     pub fn targets(&self, family: Family, on_output: bool) -> Targets {
         recall(&self.remembered.targets, (family, on_output), || self.find_targets(family, on_output))
     }
@@ -26,13 +26,13 @@ impl Network<'_> {
         let answered = self.chains_on(family, answered_hook(on_output)).map(|chain| (chain, true));
         for ((set, id, chain), answers) in translating.chain(answered) {
             if chain.only_searched() {
-                return (Numbers::ranges(vec![(0, u128::MAX)]), None); // those of Services
+                return (Numbers::ranges(vec![(0, u128::MAX)]), None); // targets of Services
             }
             let sets = &self.rules[set].ruleset.sets;
             for step in chain.known_rules().iter().flat_map(|rule| &rule.steps) {
                 let given = match step {
                     Step::Nat(Nat { action: NatAction::Redirect, .. }) => continue, // this host
-                    // Answers get the source of what they answer.
+                    // Replies get the source of what they reply to.
                     Step::Nat(_) if answers => Some(vec![(0, u128::MAX)]),
                     Step::Nat(nat) => given_addresses(nat, sets),
                     Step::Unsupported { .. } => None,
@@ -50,12 +50,12 @@ impl Network<'_> {
         (Numbers::ranges(targets), unclear)
     }
 
-    /// Destinations that packets off output have which get another one. `None`: any, because rules give some.
+    /// Destinations of packets, not on output, that may be translated. `None`: any, because DNAT rules exist.
     pub fn answered(&self, family: Family) -> Option<Numbers> {
         recall(&self.remembered.answered, family, || self.find_answered(family))
     }
 
-    /// Where only sources are translated, what gets another destination is an answer, sent to the source that was given.
+    /// If only sources are translated, packets with a translated destination are replies to the source that was given.
     fn find_answered(&self, family: Family) -> Option<Numbers> {
         if self.unread(family).is_some() {
             return None;
@@ -77,7 +77,7 @@ impl Network<'_> {
                     Step::Nat(nat @ Nat { action: NatAction::Snat, .. }) => {
                         let given = given_addresses(nat, &self.rules[set].ruleset.sets)?;
                         if given.is_empty() {
-                            return None; // a port, and any address
+                            return None; // a port only, so any address
                         }
                         sources.extend(given);
                     }
@@ -106,7 +106,7 @@ impl Network<'_> {
         why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
 
-    /// Whether rules that packets of this host meet ask for the device that their first destination has.
+    /// Whether rules that this host's packets traverse test the device of the untranslated destination.
     pub fn asks_for_first_path(&self, family: Family) -> bool {
         let asks = |step: &Step| match step {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| is_device(&test.field)),
@@ -119,7 +119,7 @@ impl Network<'_> {
         self.chains_on(family, Hook::Output).any(|(.., chain)| has(chain, asks))
     }
 
-    /// Base chains that packets of a family meet on a hook, and those that these lead to.
+    /// Base chains for packets of a family on a hook, and those reachable from them.
     fn chains_on(&self, family: Family, hook: Hook) -> impl Iterator<Item = (usize, &ChainId, &Chain)> {
         let based = move |chain: &Chain| chain.base.as_ref().is_some_and(|base| base.hook == hook);
         let bases = self.chains_of(family).filter(move |(.., chain)| based(chain));
@@ -127,12 +127,12 @@ impl Network<'_> {
     }
 }
 
-/// Where destinations are translated of first packets on output, and of others.
+/// Hook of destination NAT for first packets: output, or prerouting.
 const fn destination_hook(on_output: bool) -> Hook {
     if on_output { Hook::Output } else { Hook::Prerouting }
 }
 
-/// Where sources are translated of what is answered there: by this host, or by others.
+/// Hook of source NAT for connections whose replies arrive there.
 const fn answered_hook(on_output: bool) -> Hook {
     if on_output { Hook::Input } else { Hook::Postrouting }
 }
@@ -141,7 +141,7 @@ fn has(chain: &Chain, wanted: impl Fn(&Step) -> bool) -> bool {
     chain.known_rules().iter().flat_map(|rule| &rule.steps).any(wanted)
 }
 
-/// Whether a field tells devices apart by which packets leave.
+/// Whether a field distinguishes output devices.
 fn is_device(field: &Field) -> bool {
     let scoped = matches!(field, Field::SourceType(TypeScope::Output) | Field::DestinationType(TypeScope::Output));
     scoped || matches!(field, Field::OutputName | Field::OutputIndex | Field::Device { outgoing: true, .. })

@@ -1,14 +1,14 @@
-//! What was not read of the rules. A packet that gets there may meet anything, so nothing behind it is certain.
+//! Unread parts of rules. Packets that reach one may be affected in any way, so nothing after it is certain.
 
 use super::{Network, Occurrence, RuleAt, family_word};
 use crate::facts::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
 use crate::facts::{Question, Reading};
 use crate::symbolic::certainty::Certainty;
 
-/// A list of base chains: those of one rule set, of tables of one family, on one hook.
+/// A list of base chains: those of one rule set, one table family and one hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BaseChainList {
-    /// Position of the rule set in [`Network::rules`].
+    /// Index of the rule set in [`Network::rules`].
     pub set: usize,
     /// Family of the tables.
     pub family: Family,
@@ -16,17 +16,17 @@ pub struct BaseChainList {
     pub hook: Hook,
 }
 
-/// What translates a packet, or may.
+/// Something that translates packets, or may.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hit {
-    /// A step of a rule, by its number; of position 0: a chain that was not read.
+    /// A step of a rule, by index; position 0: an unread chain.
     Rule(RuleAt, usize),
-    /// Some chain of a list that was not read.
+    /// Chains of an unread list.
     Unread(BaseChainList),
 }
 
 impl Hit {
-    /// The rule, if it was read that it is one.
+    /// The rule, if it is one that was read.
     pub fn rule(self) -> Option<RuleAt> {
         match self {
             Self::Rule(at, _) => Some(at),
@@ -35,10 +35,10 @@ impl Hit {
     }
 }
 
-/// A base chain that was listed: position of its rule set, name, and what makes it one.
+/// A listed base chain: index of its rule set, id, properties.
 pub(crate) type Listed<'a> = (usize, &'a ChainId, &'a Base);
 
-/// Whether tables of a family have chains on a hook.
+/// Whether tables of a family have this hook.
 fn has_hook(family: Family, hook: Hook) -> bool {
     match family {
         Family::Ipv4 | Family::Ipv6 => !matches!(hook, Hook::Ingress | Hook::Egress),
@@ -49,8 +49,7 @@ fn has_hook(family: Family, hook: Hook) -> bool {
 }
 
 impl<'a> Network<'a> {
-    /// The base chains that packets of a family meet on a hook, list by list: those of tables of that family, of `inet`
-    /// and of `netdev`.
+    /// Base chains for packets of a family on a hook, by list: tables of that family, of `inet` and of `netdev`.
     pub fn lists(&self, family: Family, hook: Hook) -> Vec<(BaseChainList, Reading<Vec<Listed<'a>>>)> {
         let families = [family, Family::Inet, Family::Netdev].into_iter().filter(|family| has_hook(*family, hook));
         let families: Vec<Family> = families.collect();
@@ -60,7 +59,7 @@ impl<'a> Network<'a> {
         lists.map(|list| (list, self.list(list))).collect()
     }
 
-    /// The chains of a list. One that is listed and not there was not read, whose priority nobody knows.
+    /// The chains of a list. If a listed chain is missing, the list is unread, since its priority is not known.
     pub fn list(&self, list: BaseChainList) -> Reading<Vec<Listed<'a>>> {
         let ruleset = self.rules[list.set].ruleset;
         let chains = ruleset.base_chains.at(list.family, list.hook).map(|ids| {
@@ -70,13 +69,13 @@ impl<'a> Network<'a> {
         chains.and_then(|known| known.map_or_else(|| Reading::Failed("a chain of it was not read".into()), Reading::Ok))
     }
 
-    /// `the base chains of ipv4 postrouting`, for people.
+    /// `the base chains of ipv4 postrouting`
     pub fn describe_list(&self, list: BaseChainList) -> String {
         let backend = if self.rules[list.set].legacy { "legacy " } else { "" };
         format!("the base chains of {backend}{} {}", list.family, list.hook)
     }
 
-    /// For people: where it is.
+    /// Location of a hit, for reports.
     pub fn place(&self, hit: &Hit) -> String {
         match hit {
             Hit::Rule(at, _) => self.describe(at),
@@ -84,7 +83,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// A question about what a rule, or something that was not read, does.
+    /// A question about the effect of a rule, or of something unread.
     pub fn question_of(&self, hit: &Hit, text: impl Into<Question>) -> Question {
         match hit {
             Hit::Rule(at, _) => self.question(at, text),
@@ -102,18 +101,18 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// The first part that was not read of what packets of a family can meet.
+    /// The first unread part that packets of a family may traverse.
     pub fn find_unread(&self, family: Family) -> Option<Question> {
         let meets = |other: Family| matches!(other, Family::Inet | Family::Netdev) || other == family;
         (0..self.rules.len()).find_map(|set| self.unread_in(set, &meets))
     }
 
-    /// The same of one rule set, whatever packets can meet.
+    /// The same for a rule set, for all packets.
     pub fn find_unread_in_set(&self, set: usize) -> Option<Question> {
         self.unread_in(set, &|_| true)
     }
 
-    /// Nat chains that were only searched are no such part: it is known what they hold.
+    /// nat chains that were only searched do not count: what they contain is known.
     fn unread_in(&self, set: usize, wanted: &dyn Fn(Family) -> bool) -> Option<Question> {
         let ruleset = self.rules[set].ruleset;
         for family in Family::ALL.iter().filter(|family| wanted(**family)) {
@@ -136,8 +135,8 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// Whether any rule makes the kernel track connections of a family: it does so for the first expression, match or
-    /// target that needs it, wherever that stands. Chains that were only searched hold the translations of Services.
+    /// Whether any rule enables conntrack for a family: the kernel does so for the first expression, match or target
+    /// that needs it, in any chain. Chains that were only searched have the NAT rules of Services.
     pub fn tracks(&self, family: Family) -> Certainty {
         if self.rules.iter().any(|rules| rules.ruleset.tracks.contains(&family)) {
             return Certainty::Happens;
@@ -162,7 +161,8 @@ impl<'a> Network<'a> {
         why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
 
-    /// Whether any rule translates addresses or writes them into headers, and where it stands: chains that were only searched have many.
+    /// Whether any rule translates addresses or writes them into headers, and where; chains that were only searched
+    /// have such rules.
     pub fn translates(&self) -> Occurrence {
         let found = self.find_step(&|step| matches!(step, Step::Nat(_) | Step::Rewrite { .. }));
         let families = Family::IP.into_iter();
@@ -175,8 +175,8 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Whether some rule that packets of IPv4 or IPv6 can meet has such a step, and which one. Of chains that were only
-    /// searched, what UDP packets can meet is known.
+    /// Whether a rule that IPv4 or IPv6 packets may traverse has such a step, and which. For chains that were only
+    /// searched, rules for UDP are known.
     pub fn find_step(&self, wanted: &dyn Fn(&Step) -> bool) -> Occurrence {
         let mut why = None;
         for family in Family::IP {
@@ -201,20 +201,20 @@ impl<'a> Network<'a> {
         self.question(&at, format!("{} is not understood", self.describe(&at)))
     }
 
-    /// Bits of the mark that some rule sets.
+    /// Mark bits set by some rule.
     pub fn settable_bits(&self) -> u32 {
         let found = self.rules.iter().flat_map(|rules| rules.ruleset.mark_writers.found.keys());
         found.fold(0, |all, bit| all | bit)
     }
 
-    /// Those among them that a rule sets whose chain is on no hook of IP: one of a bridge, or where packets come in.
+    /// Mark bits set by rules outside the IP hooks: bridge or ingress.
     pub fn bits_set_outside(&self) -> u32 {
         let found = self.rules.iter().flat_map(|rules| &rules.ruleset.mark_writers.found);
         let outside = |(_, (id, _)): &(&u32, &(ChainId, u32))| matches!(id.family, Family::Bridge | Family::Netdev);
         found.filter(outside).fold(0, |all, (bit, _)| all | bit)
     }
 
-    /// Those among them that rules of chains set that were only searched.
+    /// Mark bits set by rules of chains that were only searched.
     pub fn searched_bits(&self, set: usize) -> u32 {
         let ruleset = self.rules[set].ruleset;
         let whole = |id: &ChainId| ruleset.chains.get(id).is_some_and(|chain| chain.rules.ok().is_some());
@@ -222,8 +222,8 @@ impl<'a> Network<'a> {
         found.fold(0, |all, (bit, _)| all | bit)
     }
 
-    /// Bits of the mark that rules may set beside those, and why that is not known: the search for them was given up, or
-    /// rules were not read.
+    /// Mark bits that rules may set beyond those, and why that is not known: the search was abandoned, or rules were
+    /// not read.
     pub fn find_doubtful_bits(&self) -> Option<(u32, Question)> {
         let unread = (0..self.rules.len()).find_map(|set| self.unread_in_set(set));
         if let Some(why) = unread {
@@ -276,7 +276,7 @@ impl<'a> Network<'a> {
     }
 }
 
-/// Whether a step leads by a map whose verdicts were not read.
+/// Whether a step is a verdict map whose verdicts were not read.
 pub(crate) fn is_unread_map(step: &Step) -> bool {
     matches!(step, Step::Verdict(Verdict::Map { verdicts, .. }) if verdicts.ok().is_none())
 }

@@ -1,5 +1,5 @@
-//! What answers connections whose source was translated: a segment that connection tracking calls invalid is not translated
-//! back, so it is for this host itself, which knows no such connection and answers with a reset (`tcp_v4_send_reset`).
+//! Scenario: replies to connections with a translated source. An invalid segment is not translated back, so it is
+//! delivered to this host, which has no such connection and answers with a reset (`tcp_v4_send_reset`).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,26 +20,26 @@ use crate::symbolic::network::{Hit, Network, Occurrence, RuleAt};
 use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-/// Connections whose source is translated to an address of this host's, and segments that answer them.
+/// Connections with a source translated to a local address, and segments in reply to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceNatReplies {
-    /// Whether there are such connections over TCP, and which rule translates them.
+    /// Whether there are such TCP connections, and which rule translates them.
     pub translated: Occurrence,
     /// That rule, if it was read.
     pub rule: Option<RuleAt>,
-    /// Whether invalid segments that answer them get to this host's own TCP. If not, the place is a rule that drops them.
+    /// Whether invalid segments in reply reach this host's TCP. If not, the place is a rule that drops them.
     pub arrive: Occurrence,
-    /// Which of all that are translated, whoever has that address, live by their entries.
+    /// Which connections with a translated source, whatever their address, depend on their entries.
     pub idle: Idle,
 }
 
-/// Sends new connections through the rules, invalid segments back, and this host's resets to those.
+/// Runs new connections through the rules, invalid segments back, and this host's resets.
 pub(crate) fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
     let (found, is_all) = answers_by(network, effort, true);
     if is_all { found } else { answers_by(network, effort, false).0 }
 }
 
-/// The same; of connections that are forwarded those of a few devices, or all. And whether all would show nothing else.
+/// The same for forwarded connections of a few devices, or of all; also whether all would give the same result.
 fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceNatReplies, bool) {
     let mut walk = connection::walk(network, effort);
     walk.follow_timeouts();
@@ -93,8 +93,8 @@ fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceN
     (found, is_all)
 }
 
-/// Whether what a few devices' connections do says it of all: whatever happens to some is settled; the rest no rule does that
-/// others may get to.
+/// Whether the connections of a few devices suffice: what happens to some is decided, and no rule that others may reach
+/// changes the rest.
 fn shows_all(walk: &Walk<'_>, found: &SourceNatReplies) -> bool {
     let happens = |certainty: &Certainty| *certainty == Certainty::Happens;
     let settled = [&found.translated, &found.arrive, &found.idle.translated];
@@ -106,12 +106,12 @@ fn shows_all(walk: &Walk<'_>, found: &SourceNatReplies) -> bool {
     settled.into_iter().all(|one| happens(&one.certainty)) && (!draw || drawn())
 }
 
-/// If the address that a translation gives is this host's: masquerading always gives one.
+/// Packets under the assumption that a translation gives a local address; masquerading always does.
 fn answered_here(walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>) -> PacketSet {
     let known = match nat {
         Some(Nat { action: NatAction::Masquerade, .. }) => Some(true),
         Some(Nat { action: NatAction::Dnat | NatAction::Redirect, .. }) => Some(false),
-        // Only the port is another one.
+        // Only the port is changed.
         Some(Nat { addresses: Chosen::Unset, .. }) => Some(false),
         Some(Nat { addresses: Chosen::Range(first, last), .. }) => is_local(walk, *first, *last),
         Some(Nat { addresses: Chosen::ByPacket, .. }) | None => None,
@@ -123,7 +123,7 @@ fn answered_here(walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>) -> PacketSet
     walk.if_so(format!("answered here {hit:?} {nat:?}"), &known)
 }
 
-/// Whether an address of this range is this host's. `None`: that was not read.
+/// Whether an address in this range is local. `None`: not known.
 fn is_local(walk: &Walk<'_>, first: IpAddr, last: IpAddr) -> Option<bool> {
     if first == last
         && let Some(known) = walk.network.local_sources.get(&first)
@@ -136,7 +136,7 @@ fn is_local(walk: &Walk<'_>, first: IpAddr, last: IpAddr) -> Option<bool> {
     Some(local.as_ranges().iter().any(|(from, to)| *from <= last && first <= *to))
 }
 
-/// The same packets with the source that a rule gives them, one of this host's.
+/// The packets with the source that a rule gives, a local address.
 fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: PacketSet) -> PacketSet {
     let (source, _) = walk.packets.ends();
     let ports = match nat.map(|nat| nat.ports) {
@@ -146,7 +146,7 @@ fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: 
     let packets = walk.forget(packets, &[source.clone(), Field::SourcePort]);
     let packets = walk.all_with(packets, &[(Field::SourcePort, &[ports])]);
     if walk.network.connected() == Connected::Nowhere {
-        return packets; // its addresses are to come
+        return packets; // addresses not configured yet
     }
     if let Some(given) = nat.and_then(|nat| given_source(walk, family, nat)) {
         return walk.space.and(packets, given);
@@ -157,8 +157,7 @@ fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: 
     }
 }
 
-/// Invalid segments that come back to these connections, which are for this host: those that get to its TCP, and whose resets
-/// get out.
+/// Of the invalid segments in reply to these connections, those that reach this host's TCP and whose resets leave.
 fn answered(walk: &mut Walk<'_>, path: &ConnectionPath, family: Family, connections: PacketSet) -> PacketSet {
     let back = ends(walk, connections);
     let back = reversed(walk, back);

@@ -1,6 +1,5 @@
-//! Connections whose destination was translated, and segments that go round the translation: one that connection tracking calls
-//! invalid gets to the client with the address of the real server; the client knows no such connection and answers with a reset,
-//! which the real server takes for its own if it gets there.
+//! Scenario: segments that bypass destination NAT. An invalid segment reaches the client with the real server's
+//! address. The client has no such connection and answers with a reset, which the server accepts if it arrives.
 
 use std::collections::BTreeSet;
 
@@ -13,23 +12,23 @@ use crate::symbolic::network::{Network, Occurrence, RuleAt};
 use crate::symbolic::packets::{NO_DEVICE, SOME_DEVICE};
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-/// Connections whose clients can reach the real server past the translation of its address, and segments of that server's.
+/// Connections whose clients can also reach the real server directly, and segments of that server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bypass {
-    /// Whether there are such connections over TCP, and which rule translates them. If not, the place is a rule that drops the
-    /// resets, if one does.
+    /// Whether there are such TCP connections, and which rule translates them. If not, the place is a rule that drops
+    /// the resets, if any.
     pub translated: Occurrence,
-    /// Whether any rule that TCP gets to translates destinations.
+    /// Whether any rule that TCP reaches translates destinations.
     pub is_translating: bool,
-    /// The rules that translate these, the least doubtful first; of position 0: a chain that was not read.
+    /// The rules that translate these, most certain first; position 0: an unread chain.
     pub rules: Vec<RuleAt>,
-    /// Whether invalid segments of the real servers get to such clients. If not, the place is a rule that drops them.
+    /// Whether invalid segments from real servers reach such clients. If not, the place is a rule that drops them.
     pub arrive: Occurrence,
-    /// This host itself is such a client, and others are.
+    /// Whether this host is such a client, and whether other hosts are.
     pub clients: [bool; 2],
 }
 
-/// Sends new connections through the rules, resets of their clients past the translation, and invalid segments back.
+/// Runs new connections through the rules, resets of their clients past the translation, and invalid segments back.
 pub(crate) fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
     let mut walk = connection::walk(network, effort);
     let (mut translated, mut arriving, mut hits, mut clients) = (NOTHING, NOTHING, Vec::new(), [false; 2]);
@@ -78,7 +77,7 @@ pub(crate) fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
     Bypass { translated, is_translating, rules: rules.collect(), arrive, clients }
 }
 
-/// Resets that clients of these connections send to the real server's address, as they leave.
+/// Resets from these connections' clients to the real server's address, as they leave.
 fn resets(path: &ConnectionPath, walk: &mut Walk<'_>, connections: PacketSet) -> PacketSet {
     let ends = ends(walk, connections);
     path.begin(walk, "reset");
@@ -95,7 +94,7 @@ fn resets(path: &ConnectionPath, walk: &mut Walk<'_>, connections: PacketSet) ->
     through(walk, "reset", path.family, &[Hook::Forward, Hook::Postrouting], packets)
 }
 
-/// Late segments of the real servers to the clients of these resets that get to them.
+/// Late segments from the real servers that reach the clients of these resets.
 fn late(path: &ConnectionPath, walk: &mut Walk<'_>, resets: PacketSet) -> PacketSet {
     let resets = ends(walk, resets);
     let ends = reversed(walk, resets);
@@ -116,7 +115,7 @@ fn late(path: &ConnectionPath, walk: &mut Walk<'_>, resets: PacketSet) -> Packet
     walk.space.and(packets, clients)
 }
 
-/// Resets with which rules refuse late segments of the real servers, wherever the clients are.
+/// Resets by which rules refuse late segments from the real servers, for any clients.
 fn refused(path: &ConnectionPath, walk: &mut Walk<'_>, connections: PacketSet) -> PacketSet {
     if !walk.network.survey().refuses_with_reset || connections.is_empty() {
         return NOTHING;
@@ -127,7 +126,7 @@ fn refused(path: &ConnectionPath, walk: &mut Walk<'_>, connections: PacketSet) -
     resets_of(walk, path, refused)
 }
 
-/// Packets that come in by a device beyond which no default route leads.
+/// Packets that enter by a device without a default route.
 fn from_inside(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = entering(walk, packets);
     match &walk.network.host.outward {

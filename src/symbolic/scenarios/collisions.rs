@@ -1,12 +1,12 @@
-//! Which translations let connections compete for a port: those that can give two sources one address.
+//! Scenario: which translations let connections compete for a port, because they can give two sources one address.
 //!
-//! What is left of a translated packet is its new source, its destination and its ports. Two connections compete if their
-//! sources differ and both can be left as the same. So for each bit of a source, packets that have it are translated, and
-//! packets that lack it, and what both become is looked for. What is asked about each packet may have another answer for each
-//! of the two, so that is settled before they are compared.
+//! After translation a packet has its new source, its destination and its ports. Two connections compete if their
+//! sources differ and both can become equal. So for each bit of the source, packets with the bit set and packets with
+//! it clear are translated and the results compared. Per-packet questions may have different answers for the two, so
+//! they are decided before comparing.
 //!
-//! Routes are not asked: any device that is up may be the way. This host's own untranslated connections do not count as the
-//! second one, nor what leaves by the loopback device or has an address of a link.
+//! Routes are not considered: packets may leave by any device that is up. This host's own untranslated connections do
+//! not count as the second one, nor does anything that leaves by loopback or has a link address.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,21 +19,22 @@ use crate::symbolic::network::Hit;
 use crate::symbolic::network::host::{Connected, may_be_chosen};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
-/// What a rule makes of the packets that get to it.
+/// A rule with the packets that reach it.
 #[derive(Clone)]
 struct Translation {
     hit: Hit,
-    /// As they got to it.
+    /// Packets that reach it.
     before: PacketSet,
-    /// Those that it changes, by what tells connections apart: those that surely come, and those that may.
+    /// Packets that it changes, reduced to what distinguishes connections: those that must reach it, and those that
+    /// may.
     packets: [PacketSet; 2],
-    /// What it overwrites, and what it writes.
+    /// Fields that it overwrites, and their new values.
     written: Written,
-    /// Whether it draws ports: with one of these, a port that is kept is met by chance alone.
+    /// Whether it chooses ports at random: then two connections share a port only by chance.
     draws: bool,
-    /// Whether the rule says which ports there are.
+    /// Whether the rule gives a port range.
     is_ranged: bool,
-    /// Of those that surely come, and of those that may, what is left of packets that are left as others are.
+    /// For those that must and those that may reach it: packets that become equal to others.
     colliding: [PacketSet; 2],
 }
 
@@ -48,15 +49,17 @@ pub(super) struct Written {
     kept: PacketSet,
 }
 
-/// How surely a rule makes two connections compete.
+/// Whether a rule makes two connections compete.
 pub(super) struct Collision {
+    /// The rule.
     pub(super) hit: Hit,
+    /// Whether it does.
     pub(super) certainty: Certainty,
-    /// Only those of one source with each other, because the rule gives them a range of ports: by chance.
+    /// Whether only connections of one source compete, by chance, because the rule gives each source a port range.
     pub(super) alone: bool,
 }
 
-/// How surely each of these rules makes two connections compete: of one with a map, what it has for some of its packets, one by one.
+/// Whether each rule makes two connections compete; one with a map is treated once per data.
 pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec<Collision> {
     let masquerading = masquerading(walk, family);
     let mut all = Vec::new();
@@ -75,7 +78,7 @@ pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec
         let of_kind = |at: &usize| walk.nat(&compared[*at].hit).is_some_and(|nat| nat.randomization == drawn);
         let alike: Vec<usize> = (0..compared.len()).filter(of_kind).collect();
         let surely = walk.space.any(alike.iter().map(|at| compared[*at].colliding[0]));
-        // Whichever of two chains comes first: one of the rules does it.
+        // Whatever the order of two chains is, one of the rules applies.
         if let Some(first) = alike.iter().find(|at| !compared[**at].colliding[0].is_empty())
             && alike.iter().all(|at| found[*at].certainty != Certainty::Happens)
             && walk.certainty(surely) == Certainty::Happens
@@ -89,7 +92,7 @@ pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec
 fn collision(walk: &Walk<'_>, translation: &Translation) -> Collision {
     let found = certainty(walk, translation);
     let alone = found == Certainty::DoesNot && translation.is_ranged;
-    // Each source has an address of its own, and more connections than there are ports.
+    // Each source has its own address, and more connections than ports.
     let certainty = match alone {
         true => self::certainty(walk, &Translation { colliding: translation.packets, ..translation.clone() }),
         false => found,
@@ -97,7 +100,7 @@ fn collision(walk: &Walk<'_>, translation: &Translation) -> Collision {
     Collision { hit: translation.hit.clone(), certainty, alone }
 }
 
-/// Those that may give the same addresses, together. Where each gives others than all others, it is alone.
+/// Groups rules that may give the same addresses.
 fn groups(walk: &mut Walk<'_>, all: Vec<Translation>) -> Vec<Vec<Translation>> {
     let devices: BTreeSet<u32> = walk.block(&Field::OutputName).0.into_iter().collect();
     let mut by_value: BTreeMap<PacketSet, Vec<Translation>> = BTreeMap::new();
@@ -122,14 +125,14 @@ fn groups(walk: &mut Walk<'_>, all: Vec<Translation>) -> Vec<Vec<Translation>> {
     apart
 }
 
-/// Looks for packets whose sources differ and that are left as the same.
+/// Searches for packets with different sources that become equal.
 fn compare(walk: &mut Walk<'_>, all: &mut [Translation]) {
     let (source, _) = walk.packets.ends();
     let source = walk.block(&source);
     if let [one] = all
         && walk.space.number(one.packets[1], &source).is_some()
     {
-        return; // from one source alone
+        return; // one source only
     }
     for bit in source.0.into_iter().rev() {
         if walk.is_over() || all.iter().all(|one| walk.certainty(one.colliding[0]) == Certainty::Happens) {
@@ -157,12 +160,12 @@ fn certainty(walk: &Walk<'_>, translation: &Translation) -> Certainty {
     }
 }
 
-/// Looks for packets whose sources differ in this bit.
+/// Searches for packets whose sources differ in this bit.
 fn compare_by(walk: &mut Walk<'_>, all: &mut [Translation], bit: u32) {
     let devices: BTreeSet<u32> = walk.block(&Field::OutputName).0.into_iter().collect();
     let space = &walk.space;
     let has_bit = space.is_set(bit);
-    // Where nothing is asked about single packets, those that may come surely come.
+    // Without per-packet questions, packets that may reach it must.
     let same = all.iter().all(|one| one.packets[0] == one.packets[1]);
     for which in if same { 1..2 } else { 0..2 } {
         let left = |one: &Translation| {
@@ -197,14 +200,14 @@ fn translation(
     let determined = walk.layout.determined();
     let sure = walk.assumptions.for_certain(&walk.space, changed, &determined);
     let packets = [sure, changed].map(|packets| told_apart(walk, packets));
-    // Where ports are drawn, or nobody knows what happens, two connections of one source compete too.
+    // With random ports, or an unknown effect, connections of one source compete too.
     let draws = nat.is_some_and(|nat| nat.randomization != PortRandomization::None);
     let colliding = if draws || nat.is_none() { packets } else { [NOTHING; 2] };
     let is_ranged = nat.is_some_and(|nat| matches!(nat.ports, Chosen::Range(..)));
     Translation { hit, before, packets, written, draws, is_ranged, colliding }
 }
 
-/// Packets by what two of them have to share, and by their source and the device that they leave by.
+/// Packets reduced to what two of them must share, their source, and the output device.
 fn told_apart(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (source, destination) = walk.packets.ends();
     let fields = [source, destination, Field::SourcePort, Field::DestinationPort, Field::L4Proto, Field::OutputName];
@@ -224,7 +227,7 @@ pub(super) fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, na
     let whole = walk.block(&source);
     let mut written = match (nat.action, nat.addresses) {
         (NatAction::Masquerade, _) => masquerading.clone(),
-        // Hosts keep their part of the address (`nf_nat_setup_info` with `NF_NAT_RANGE_NETMAP`, `netmap_tg4`).
+        // The host part is kept (`nf_nat_setup_info` with `NF_NAT_RANGE_NETMAP`, `netmap_tg4`).
         (NatAction::Netmap, Chosen::Range(first, last)) => {
             let (first, last) = (address_key(first), address_key(last));
             let network = whole.largest() & !(first ^ last);
@@ -269,9 +272,9 @@ pub(super) fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
     let chosen: Option<Vec<&Address>> =
         addresses.ok().map(|addresses| addresses.iter().filter(|own| may_be_chosen(own, family)).collect());
     let (devices, chosen) = match (&connected, chosen) {
-        // Without an address there is nothing to write (IPv6 may take one of the link).
+        // Without an address there is nothing to write (IPv6 may use a link address).
         (Connected::By(devices), Some(chosen)) if !(ipv6 && chosen.is_empty()) => (devices, chosen),
-        // Each device has one of its own; or, as far as anybody knows, any.
+        // Each device has its own address, or not known.
         (connected, chosen) => {
             let own = by_device_alone(walk);
             let value = match (connected, chosen) {
@@ -288,7 +291,7 @@ pub(super) fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
     let mut value = NOTHING;
     for (index, name) in devices {
         let here: Vec<&&Address> = chosen.iter().filter(|own| own.link == *index).collect();
-        // `inet_select_addr` goes on with other devices.
+        // `inet_select_addr` continues with other devices.
         let here = if here.is_empty() { chosen.iter().collect() } else { here };
         let by_it = walk.with(&Field::OutputName, &[(*name, *name)]);
         for (answer, own) in here.iter().enumerate() {
@@ -304,7 +307,7 @@ pub(super) fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
     Written { fields, value, kept: value }
 }
 
-/// A number of each device in place of an address.
+/// Represents each device's address by a number.
 fn by_device_alone(walk: &mut Walk<'_>) -> PacketSet {
     let (source, _) = walk.packets.ends();
     let (address, device) = (walk.block(&source), walk.block(&Field::OutputName));

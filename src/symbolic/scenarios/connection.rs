@@ -1,5 +1,5 @@
-//! New connections over TCP, from where they come in or begin to where they leave: what is given another destination, and what
-//! another source; and segments of theirs that connection tracking calls invalid.
+//! New TCP connections, from where they enter or start to where they leave: destinations and sources that are
+//! translated; and invalid segments of these connections.
 
 use std::collections::BTreeSet;
 
@@ -18,13 +18,14 @@ use crate::symbolic::network::{Hit, Network, RuleAt};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
+/// `IPPROTO_TCP`, as a range.
 pub(super) const TCP: (u128, u128) = (6, 6);
-/// Ports that clients choose.
+/// Ephemeral ports, which clients choose.
 pub(super) const CHOSEN: (u128, u128) = (1024, 65535);
 /// `IPS_DST_NAT`
 const DST_NAT: u128 = 0x20;
 
-/// Flags of TCP, in the byte of flags: mask and value.
+/// Mask and value of the TCP flags byte.
 #[derive(Clone, Copy)]
 pub(super) struct Flags(u128, u128);
 
@@ -33,13 +34,13 @@ impl Flags {
     const FIRST: Self = Self(0x17, 0x02);
     /// A late one: ACK, neither SYN nor RST.
     pub(super) const LATE: Self = Self(0x16, 0x10);
-    /// RST, no SYN.
+    /// RST without SYN.
     pub(super) const RESET: Self = Self(0x06, 0x04);
-    /// What tests of that byte are called: of x_tables, and of nf_tables.
+    /// Names of tests of that byte, in x_tables and nf_tables.
     const FIELDS: [&str; 2] = ["tcp flags", "@th,104,8"];
 }
 
-/// A walk that tells the devices apart that lead to rules' targets, and those of default routes.
+/// A walk that distinguishes the devices towards DNAT addresses and those of default routes.
 pub(super) fn walk<'a>(network: &'a Network<'a>, effort: &'a Effort<'a>) -> Walk<'a> {
     let targets = network.host.targets.iter().flat_map(|targets| targets.values().flatten());
     let told = network.host.outward.iter().flatten().chain(targets).map(|name| (*name, *name)).chain(loopback());
@@ -47,17 +48,19 @@ pub(super) fn walk<'a>(network: &'a Network<'a>, effort: &'a Effort<'a>) -> Walk
     Walk::of_connections(network, &told.into_iter().collect::<Vec<_>>(), effort)
 }
 
-/// A way that connections take: those of one family, of this host or of others.
+/// Connections of one family, of this host or forwarded, on their path through the hooks.
 pub(super) struct ConnectionPath {
+    /// IPv4 or IPv6.
     pub(super) family: Family,
+    /// Whether they are this host's own.
     pub(super) own: bool,
-    /// Whether connections count that keep their destination; then it is only asked which rules translate sources.
+    /// Whether connections with an untranslated destination are included; then only source NAT is of interest.
     plain: bool,
-    /// Where packets to the translated destinations leave by.
+    /// Routes to the translated destinations.
     routes: PacketSet,
-    /// Rules that translate destinations, and to where.
+    /// Rules that translate destinations, with the packets and their new destinations.
     pub(super) hits: Vec<(Hit, PacketSet)>,
-    /// Rules that translate sources, and what they get: as it leaves, but for the source.
+    /// Rules that translate sources, with the packets as they leave, except for their source.
     pub(super) sources: Vec<(Hit, PacketSet)>,
     /// The same while they are under way; only where it is asked for.
     translated: Option<Translated>,
@@ -70,7 +73,7 @@ impl OnNat for ConnectionPath {
 
     fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
         if hook == Hook::Postrouting {
-            // The answers of others come back to this host itself: see `answers`.
+            // Replies to others' connections come back to this host; see `answers`.
             let same = self.kept(walk, hit, packets);
             let others = walk.space.minus(packets, same);
             let others = self.translated.as_mut().map_or(NOTHING, |translated| translated.add(walk, hit, others));
@@ -82,7 +85,7 @@ impl OnNat for ConnectionPath {
     }
 }
 
-/// Whether this stands for chains of Services that are too many to be read whole.
+/// Whether this represents chains of Services that were only searched.
 fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
     let Hit::Rule(RuleAt { set, position: 0, chain }, _) = hit else { return false };
     let searched = walk.network.chain(*set, chain).is_some_and(|chain| chain.only_searched());
@@ -90,15 +93,16 @@ fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
 }
 
 impl ConnectionPath {
+    /// For connections of this family; see the fields.
     pub(super) fn new(family: Family, own: bool, plain: bool) -> Self {
         Self { family, own, plain, routes: NOTHING, hits: Vec::new(), sources: Vec::new(), translated: None }
     }
 
-    /// Packets whose destination is translated so, with that destination. `None`: by something that was not understood, or not read.
+    /// Packets with the destination that a translation gives. `None` for `nat`: unsupported or unread.
     fn sent(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<Nat>, packets: PacketSet) -> PacketSet {
         let (addresses, ports, assumed) = match nat {
             Some(Nat { action: NatAction::Masquerade | NatAction::Snat | NatAction::Redirect, .. }) => {
-                return NOTHING; // it leads to this host itself
+                return NOTHING; // local
             }
             Some(Nat { addresses: addresses @ (Chosen::Range(..) | Chosen::Unset), ports, .. }) => {
                 (addresses, ports, EVERYTHING)
@@ -153,7 +157,8 @@ impl ConnectionPath {
         packets
     }
 
-    /// Those of the packets that a rule for sources leaves as they are: they have what it would give them (`get_unique_tuple`).
+    /// Of the packets, those that source NAT leaves unchanged, because they already have what it would give
+    /// (`get_unique_tuple`).
     fn kept(&self, walk: &mut Walk<'_>, hit: &Hit, packets: PacketSet) -> PacketSet {
         let each = if self.own { walk.each_translation(hit, packets) } else { Vec::new() };
         let each = each.into_iter().filter_map(|(nat, packets)| Some((nat?, packets)));
@@ -171,6 +176,7 @@ impl ConnectionPath {
         walk.space.any(kept)
     }
 
+    /// Starts a new stage with packets of this family.
     pub(super) fn begin(&self, walk: &mut Walk<'_>, what: &str) {
         let who = if self.own { "own" } else { "forwarded" };
         walk.stage = format!("{what} {} {who}", self.family);
@@ -182,7 +188,7 @@ impl ConnectionPath {
         walk.hook(hook, None, Flow::First, packets, self)
     }
 
-    /// First packets of connections whose source is not translated, as they leave.
+    /// First packets of connections with an untranslated source, as they leave.
     pub(super) fn connections(&mut self, walk: &mut Walk<'_>) -> PacketSet {
         self.begin(walk, "new");
         let packets = first::first_packets(walk);
@@ -201,11 +207,11 @@ impl ConnectionPath {
         let packets = if self.own { self.first_routed(walk, packets) } else { entering(walk, packets) };
         let hook = if self.own { Hook::Output } else { Hook::Prerouting };
         let packets = self.hook(walk, "new", hook, packets);
-        // Where there is no nat chain on the hook, nothing was asked about them.
+        // Without a nat chain on the hook, nothing is known about these.
         let status = walk.block(&Field::ConnectionStatus);
         let wanted = if self.plain { 0 } else { DST_NAT };
         let packets = walk.space.and(packets, walk.space.matching(&status, wanted, wanted));
-        // None is one that another connection's helper expects.
+        // Not expected connections.
         let new = walk.in_state(&[state::NEW, state::INVALID, state::UNTRACKED]);
         let packets = walk.space.and(packets, new);
         let by_ipvs = if self.plain { self.by_ipvs(walk, packets) } else { NOTHING };
@@ -233,7 +239,7 @@ impl ConnectionPath {
         left
     }
 
-    /// Packets that IPVS sends elsewhere: what gets to this host and through input, and what this host sends itself.
+    /// Packets redirected by IPVS: those delivered locally after input, and those sent by this host.
     fn by_ipvs(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let by_ipvs = walk.if_ipvs_in_use();
         let mut packets = walk.space.and(packets, by_ipvs);
@@ -245,7 +251,7 @@ impl ConnectionPath {
         walk.set(packets, &Field::InputName, NO_DEVICE)
     }
 
-    /// Those of these packets that have an address of this host's as their source, or of others.
+    /// Of these packets, those with a local source, or with a source of other hosts.
     fn sent_by_clients(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let (source, _) = walk.packets.ends();
         let narrow = walk.with(&source, NARROW[self.family.ip_index()]);
@@ -259,8 +265,8 @@ impl ConnectionPath {
         }
     }
 
-    /// Packets of this host by the device that their first destination has, which all of output sees (`nf_hook_state`): `lo` if
-    /// that is this host's. The way to others is only looked at where a rule on output asks for it.
+    /// This host's packets with the device towards their untranslated destination, as all of output sees it
+    /// (`nf_hook_state`): `lo` if local. Routes to others are considered only if a rule on output tests the device.
     fn first_routed(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let Some(local) = walk.network.local_addresses(self.family) else { return packets };
         let (_, destination) = walk.packets.ends();
@@ -274,19 +280,19 @@ impl ConnectionPath {
         walk.space.or(walk.space.and(packets, here), elsewhere)
     }
 
-    /// The same packets, by the devices that lead to their destinations.
+    /// The packets with the devices towards their destinations.
     pub(super) fn routed(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let plain = if self.plain { self.elsewhere(walk, packets) } else { NOTHING };
         let first: BTreeSet<u32> = walk.block(&Field::OutputName).0.into_iter().collect();
         let packets = match self.own && !self.plain {
-            true => walk.space.exists(packets, &first), // the packet and the answers tell it
+            true => walk.space.exists(packets, &first), // follows from the packet and answers
             false => walk.forget(packets, &[Field::OutputName]),
         };
         let packets = walk.space.and(packets, self.routes);
         walk.space.or(packets, plain)
     }
 
-    /// Those that keep a destination that is not this host's, by any device.
+    /// Of the packets, those with an untranslated, non-local destination, by any device.
     fn elsewhere(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let status = walk.block(&Field::ConnectionStatus);
         let mut packets = walk.space.and(packets, walk.space.matching(&status, DST_NAT, 0));
@@ -299,7 +305,7 @@ impl ConnectionPath {
     }
 }
 
-/// Packets with such flags.
+/// Packets with these flags.
 fn flagged(walk: &mut Walk<'_>, packets: PacketSet, Flags(mask, value): Flags) -> PacketSet {
     Flags::FIELDS.into_iter().fold(packets, |packets, field| {
         let block = walk.block(&Field::Other(field.into()));
@@ -308,14 +314,14 @@ fn flagged(walk: &mut Walk<'_>, packets: PacketSet, Flags(mask, value): Flags) -
     })
 }
 
-/// Packets of which it matters which addresses are this host's, which was not read.
+/// Packets under the assumption that local addresses, which were not read, are as needed.
 pub(super) fn if_addresses_are_so(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let why = "which addresses are this host's was not read";
     let assumed = walk.if_so(why, &Err(why.into()));
     walk.space.and(packets, assumed)
 }
 
-/// What is known of both ends of packets: addresses, ports and devices.
+/// Packets reduced to addresses, ports and devices of both ends.
 pub(super) fn ends(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (source, destination) = walk.packets.ends();
     let kept = [Field::InputName, source, Field::SourcePort, Field::OutputName, destination, Field::DestinationPort];
@@ -326,7 +332,7 @@ pub(super) fn ends(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     walk.without(packets, others)
 }
 
-/// Segments with these ends and flags that connection tracking calls invalid, before any hook. `None`: it calls none so.
+/// Invalid segments with these ends and flags, before any hook. `None`: conntrack marks none invalid.
 pub(super) fn segments(walk: &mut Walk<'_>, family: Family, ends: PacketSet, flags: Flags) -> Option<PacketSet> {
     let segments = invalid_segments(walk, family)?;
     let segments = walk.forget(segments, &[Field::InputName, Field::OutputName]);
@@ -334,7 +340,7 @@ pub(super) fn segments(walk: &mut Walk<'_>, family: Family, ends: PacketSet, fla
     Some(flagged(walk, segments, flags))
 }
 
-/// Those of these invalid segments that pass these hooks.
+/// Of these invalid segments, those that pass these hooks.
 pub(super) fn through(
     walk: &mut Walk<'_>,
     what: &str,
@@ -349,7 +355,7 @@ pub(super) fn through(
     })
 }
 
-/// The resets that these segments are answered with, as they leave.
+/// The resets in reply to these segments, as they leave.
 pub(super) fn resets_of(walk: &mut Walk<'_>, path: &ConnectionPath, packets: PacketSet) -> PacketSet {
     let there = ends(walk, packets);
     let there = reversed(walk, there);
@@ -361,7 +367,7 @@ pub(super) fn resets_of(walk: &mut Walk<'_>, path: &ConnectionPath, packets: Pac
     if walk.is_over() { NOTHING } else { resets }
 }
 
-/// What passes postrouting of these, by the devices that they came in by, whether rules there see these or not.
+/// Packets that pass postrouting, with their input devices, whether or not rules there see these.
 fn past_postrouting(
     walk: &mut Walk<'_>,
     packets: PacketSet,
@@ -377,7 +383,7 @@ fn past_postrouting(
     walk.space.and(left, came_in)
 }
 
-/// The ends of what goes back from where these go to.
+/// The ends of packets in the reverse direction.
 pub(super) fn reversed(walk: &mut Walk<'_>, ends: PacketSet) -> PacketSet {
     let (source, destination) = walk.packets.ends();
     let there = [Field::InputName, source, Field::SourcePort, Field::OutputName, destination, Field::DestinationPort];

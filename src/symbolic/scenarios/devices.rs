@@ -1,4 +1,4 @@
-//! Devices by which packets come and go.
+//! Input and output devices of packets.
 
 use crate::facts::netfilter::{DeviceProperty, Family, Field, name_key};
 use crate::symbolic::machine::Walk;
@@ -7,12 +7,12 @@ use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{EVERYTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 
-/// The name of the loopback device, which walks of senders tell from others.
+/// The loopback device's name, which walks of senders distinguish.
 pub(super) fn loopback() -> Option<(u128, u128)> {
     name_key("lo").map(|lo| (lo, lo))
 }
 
-/// Packets with a device in this field that is not the loopback one.
+/// Packets with a device other than loopback in this field.
 pub(super) fn by_device(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
     let block = walk.block(field);
     let possible = walk.space.ranges(&block, &walk.layout.names.possible());
@@ -24,8 +24,8 @@ pub(super) fn by_device(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
     walk.space.minus(possible, others)
 }
 
-/// Packets with a device in this field that is up, and not the loopback one. Where no device is, nothing can arrive or
-/// leave yet: rules are judged for the devices that are to come.
+/// Packets with a device that is up, other than loopback, in this field. Without any device nothing can arrive or leave
+/// yet; rules are then judged for future devices.
 pub(super) fn connected(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
     let possible = by_device(walk, field);
     match walk.network.connected() {
@@ -43,7 +43,7 @@ pub(super) fn connected(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
     }
 }
 
-/// If packets of a family are forwarded, or may be once devices are up.
+/// Everything if packets of a family are forwarded, or may be once devices are up.
 pub(super) fn may_forward(walk: &mut Walk<'_>, family: Family) -> PacketSet {
     match walk.network.connected() {
         Connected::Nowhere => EVERYTHING,
@@ -51,12 +51,12 @@ pub(super) fn may_forward(walk: &mut Walk<'_>, family: Family) -> PacketSet {
     }
 }
 
-/// If this host sends packets of its own, or forwards those of others.
+/// Everything if this host sends (`own`), or forwards.
 pub(super) fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> PacketSet {
     if own { EVERYTHING } else { may_forward(walk, family) }
 }
 
-/// Packets that come in from elsewhere.
+/// Packets received from other hosts.
 pub(super) fn entering(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let connected = connected(walk, &Field::InputName);
     walk.space.and(packets, connected)

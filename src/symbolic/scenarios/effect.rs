@@ -1,4 +1,4 @@
-//! What a translation makes of packets: `get_unique_tuple`, `nf_nat_masquerade_ipv4`, `nf_nat_redirect`.
+//! Effect of a translation on packets: `get_unique_tuple`, `nf_nat_masquerade_ipv4`, `nf_nat_redirect`.
 
 use std::net::IpAddr;
 
@@ -7,18 +7,18 @@ use crate::facts::netfilter::{Chosen, Field, Hook, Nat, NatAction, PortRandomiza
 use crate::symbolic::machine::Walk;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-/// What becomes of packets' addresses and ports.
+/// Effect on addresses and ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// They stay as they are.
+    /// Unchanged.
     Kept,
-    /// They change; the text says what changes, after "gets".
+    /// Changed; the text says what, to follow "gets".
     Changed(String),
-    /// That cannot be told; the text says why.
+    /// Not known; the question says why.
     Unclear(Question),
 }
 
-/// The effects on packets, each with those that it is about. `primary`: the address that masquerading writes, if that is
+/// Effects of a NAT statement, with the packets each applies to. `primary`: the address that masquerading gives, if
 /// known.
 pub(crate) fn effects(
     walk: &mut Walk<'_>,
@@ -50,7 +50,7 @@ pub(crate) fn effects(
         NatAction::Netmap => {
             let end = if on_source { &source } else { &destination };
             match nat.addresses {
-                // One to one: the bits of the network are there already.
+                // One to one: the network bits are there already.
                 Chosen::Range(first, last) => {
                     sorted.within(end, range(first, last), "its address is not known", "an address of another network");
                 }
@@ -66,7 +66,7 @@ pub(crate) fn effects(
     found
 }
 
-/// What a write to a header does to packets that had something else there.
+/// Effect of a header write on packets with another value there.
 pub(crate) fn rewriting(field: &Field, value: Option<u128>) -> Effect {
     let Some(value) = value else { return Effect::Unclear("what it writes into the header cannot be told".into()) };
     Effect::Changed(match field {
@@ -81,10 +81,10 @@ fn range(first: IpAddr, last: IpAddr) -> (u128, u128) {
     (address_key(first), address_key(last))
 }
 
-/// Packets, sorted by what becomes of them.
+/// Packets sorted by effect.
 struct Sorted<'w, 'a> {
     walk: &'w mut Walk<'a>,
-    /// Those that nothing has changed so far.
+    /// Packets unchanged so far.
     left: PacketSet,
     found: Vec<(Effect, PacketSet)>,
 }
@@ -102,7 +102,7 @@ impl Sorted<'_, '_> {
         self.found.push((effect, std::mem::replace(&mut self.left, NOTHING)));
     }
 
-    /// Keeps those with such a number in a field; what becomes of others.
+    /// Keeps packets with a field in this range; the others are `changed`, or `unknown` if the field is.
     fn within(&mut self, field: &Field, range: (u128, u128), unknown: &str, changed: &str) {
         if !self.walk.packets.knows(field) {
             return self.unclear(unknown);
@@ -119,7 +119,7 @@ impl Sorted<'_, '_> {
         }
     }
 
-    /// `addresses`: those to choose from; `None`: the packet keeps its own.
+    /// `addresses`: range to choose from; `None`: the packet's own.
     fn source(&mut self, addresses: Option<(u128, u128)>) {
         let (source, _) = self.walk.packets.ends();
         if let Some(range) = addresses {
@@ -139,7 +139,7 @@ impl Sorted<'_, '_> {
         }
     }
 
-    /// A destination is not kept because it is within the range, unless the range is that address.
+    /// A destination within the range is not kept, unless the range is a single address.
     fn destination(&mut self, nat: &Nat, destination: &Field) {
         match nat.addresses {
             Chosen::Unset => {}

@@ -1,4 +1,4 @@
-//! Where connections begin: their first packets before any rule of IP.
+//! First packets of connections, before any IP rule.
 
 use super::devices;
 use crate::facts::netfilter::Field;
@@ -7,21 +7,21 @@ use crate::symbolic::machine::Walk;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-/// `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`: no first packet has one of these.
+/// `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`: never set for a first packet.
 const FIRST: u32 = 0x3e;
 /// `IPS_EXPECTED`
 const IPS_EXPECTED: u32 = 0x1;
 
-/// First packets of connections that have met no rule: neither they nor their connection have a mark.
+/// First packets of connections, without marks.
 pub(super) fn first_packets(walk: &mut Walk<'_>) -> PacketSet {
-    let unseen = walk.in_state(&[state::INVALID]); // connection tracking has not seen them
+    let unseen = walk.in_state(&[state::INVALID]); // not seen by conntrack yet
     let fields: &[(Field, &[(u128, u128)])] =
         &[(Field::Mark, &[(0, 0)]), (Field::ConnectionMark, &[(0, 0)]), (Field::ConnectionDirection, &[(0, 0)])];
     let packets = walk.all_with(walk.space.and(unseen, walk.start()), fields);
     untranslated(walk, packets)
 }
 
-/// These packets, which have no mark, and what becomes of them where something outside of the hooks of IP gives them one.
+/// These unmarked packets, and the same with marks that may be set outside the IP hooks.
 pub(super) fn marked_outside(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let network = walk.network;
     let marked = walk.bring_along(packets, &Field::Mark, network.bits_set_outside());
@@ -47,12 +47,12 @@ pub(super) fn if_marked_elsewhere(walk: &mut Walk<'_>, bits: u32) -> PacketSet {
     walk.if_so(why.clone(), &Err(why.into()))
 }
 
-/// Packets of this host by the devices that lead to their destinations, before any rule of IP.
+/// This host's packets with the devices towards their destinations, before any IP rule.
 pub(super) fn first_paths(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (network, family) = (walk.network, walk.packets.family);
     let paths = match &network.host.first_paths[family.ip_index()] {
         Ok(paths) => paths,
-        // Some device for each packet, whichever that is.
+        // Each packet has some device.
         Err(why) => {
             let (device, space) = (walk.block(&Field::OutputName), &walk.space);
             let (key, bits) = (format!("{} first way", walk.stage), device.0.len() as u32);
@@ -74,10 +74,10 @@ pub(super) fn first_paths(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet 
     walk.space.and(packets, all)
 }
 
-/// Those of these that are the first of a connection: it is neither translated, nor answered, nor confirmed.
+/// Of these packets, first packets of connections: not translated, answered or confirmed.
 pub(super) fn untranslated(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let block = walk.block(&Field::ConnectionStatus);
-    // No outer packet was expected.
+    // Outer packets are never expected.
     let none = if walk.outer { FIRST | IPS_EXPECTED } else { FIRST };
     walk.space.and(packets, walk.space.matching(&block, none.into(), 0))
 }

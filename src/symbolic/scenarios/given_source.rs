@@ -1,4 +1,4 @@
-//! Which source a translation gives: `nf_nat_masquerade_ipv4`, `nf_nat_masquerade_ipv6`, `get_unique_tuple`.
+//! Sources that a translation gives: `nf_nat_masquerade_ipv4`, `nf_nat_masquerade_ipv6`, `get_unique_tuple`.
 
 use crate::facts::netfilter::{Chosen, Family, Field, Nat, NatAction, address_key, name_key};
 use crate::symbolic::machine::Walk;
@@ -10,7 +10,7 @@ use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 pub(super) const NARROW: [&[(u128, u128)]; 2] =
     [&[(0, 0x00ff_ffff), (0x7f00_0000, 0x7fff_ffff)], &[(0, 1), (0xfe80 << 112, (0xfec0 << 112) - 1)]];
 
-/// Packets that have a source that this translation may give, by the device that it gives it for. `None`: not known.
+/// Packets with a source that this translation may give, by output device. `None`: not known.
 pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Option<PacketSet> {
     let (source, _) = walk.packets.ends();
     let narrow = walk.with(&source, NARROW[family.ip_index()]);
@@ -36,7 +36,7 @@ pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Op
                 given = walk.space.or(given, walk.space.and(by, here));
                 without = walk.space.minus(without, by);
             }
-            // A device without one lends another's (`inet_select_addr`).
+            // Without an address of its own, another device's is used (`inet_select_addr`).
             let lent = walk.space.and(without, any);
             Some(walk.space.or(given, lent))
         }

@@ -1,5 +1,6 @@
-//! Connections whose source is translated to a port that is drawn. When the entry of one is lost, its next segment begins another
-//! entry, with another port (`nf_conntrack_in` picks it up, `nf_nat_setup_info` draws anew), and the server answers with a reset.
+//! Scenario: connections whose source is translated to a random port. If an entry expires, the next segment creates a
+//! new entry with another port (`nf_conntrack_in` picks it up, `nf_nat_setup_info` chooses anew), and the server
+//! answers with a reset.
 
 use std::collections::BTreeSet;
 
@@ -12,26 +13,26 @@ use crate::symbolic::network::{Hit, Occurrence};
 use crate::symbolic::packets::{SOME_DEVICE, state};
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-/// Connections over TCP whose source is translated, and how long their entries stay.
+/// TCP connections with a translated source, and the lifetime of their entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idle {
     /// Whether there are such connections, and which rule translates them.
     pub translated: Occurrence,
-    /// Whether the port of some of them is drawn, and which rule does so.
+    /// Whether some of them get a random port, and by which rule.
     pub random: Occurrence,
-    /// Whether entries of some of the latter surely stay for as long as the sysctl says.
+    /// Whether entries of some of the latter must have the sysctl's timeout.
     pub by_sysctl: Certainty,
-    /// Whether entries of some may have a timeout of their own, and which rule gives it.
+    /// Whether entries of some may have another timeout, and by which rule.
     pub own_timeout: Occurrence,
 }
 
-/// What is known of them so far.
+/// Results so far.
 #[derive(Debug)]
 pub(super) struct IdleConnections {
     translated: PacketSet,
     by_sysctl: PacketSet,
     own_timeout: PacketSet,
-    /// Those of one way, of which it is still to be seen whether a flowtable takes them.
+    /// Connections of the present path with random ports, before flowtables are considered.
     drawn: PacketSet,
     all_drawn: PacketSet,
     hits: Vec<(Option<usize>, Hit)>,
@@ -39,6 +40,7 @@ pub(super) struct IdleConnections {
 }
 
 impl IdleConnections {
+    /// No connections yet.
     pub(super) fn new() -> Self {
         Self {
             translated: NOTHING,
@@ -51,7 +53,7 @@ impl IdleConnections {
         }
     }
 
-    /// Packets that a rule translates so, as they leave but for their source.
+    /// Adds packets that a rule translates, as they leave, except for their source.
     pub(super) fn add(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>, packets: PacketSet) {
         if matches!(nat, Some(Nat { action: NatAction::Dnat | NatAction::Redirect, .. })) || packets.is_empty() {
             return;
@@ -72,7 +74,7 @@ impl IdleConnections {
         }
     }
 
-    /// One way has ended: which of its connections have entries with a timeout of their own.
+    /// Ends a path: determines which of its connections have entries with another timeout.
     pub(super) fn end_path(&mut self, walk: &mut Walk<'_>, path: &ConnectionPath) {
         let drawn = std::mem::replace(&mut self.drawn, NOTHING);
         if drawn.is_empty() || walk.is_over() {
@@ -87,6 +89,7 @@ impl IdleConnections {
         self.by_sysctl = walk.space.or(self.by_sysctl, rest);
     }
 
+    /// The results.
     pub(super) fn found(self, walk: &Walk<'_>) -> Idle {
         let least = |hits: Vec<(Option<usize>, Hit)>| {
             let hit = hits.into_iter().min_by_key(|(doubt, _)| *doubt);
@@ -102,14 +105,14 @@ impl IdleConnections {
     }
 }
 
-/// Whether a rule gives each entry another port (`nf_nat_l4proto_unique_tuple`): of a prefix it never does.
+/// Whether a rule gives each entry another port (`nf_nat_l4proto_unique_tuple`); never for netmap.
 pub(super) fn draws(nat: &Nat) -> bool {
     let one = matches!(nat.ports, Chosen::Range(first, last) if first == last);
     nat.randomization != PortRandomization::None && nat.action != NatAction::Netmap && !one
 }
 
-/// Packets of these connections whose later ones, of either direction, may get to a rule that hands them to a flowtable: that
-/// takes established ones on forward (`nft_flow_offload_eval`).
+/// Of these connections, those of which later packets, in either direction, may reach a rule that offloads them to a
+/// flowtable, which accepts established ones on forward (`nft_flow_offload_eval`).
 fn offloaded(walk: &mut Walk<'_>, family: Family, connections: PacketSet) -> PacketSet {
     let there = ends(walk, connections);
     let back = reversed(walk, there);
@@ -118,7 +121,7 @@ fn offloaded(walk: &mut Walk<'_>, family: Family, connections: PacketSet) -> Pac
     let established = walk.in_state(&[state::ESTABLISHED]);
     let packets = walk.space.and(walk.start(), established);
     let packets = walk.space.and(packets, both);
-    // Older kernels do not tell postrouting where a packet came in.
+    // Rules on postrouting of older kernels do not see the input device.
     let packets = walk.forget(packets, &[Field::InputName, Field::OutputName]);
     let packets = walk.all_with(
         packets,
@@ -126,7 +129,7 @@ fn offloaded(walk: &mut Walk<'_>, family: Family, connections: PacketSet) -> Pac
     );
     let packets = walk.hook(Hook::Forward, None, Flow::Later, packets, &mut Passing);
     let taken = walk.space.and(packets, walk.space.is_set(walk.layout.own_timeout));
-    // Which of them are is not told any finer than by addresses and ports: that leaves no doubt about others.
+    // Reduced to addresses and ports, so that no doubt remains about others.
     let (source, destination) = walk.packets.ends();
     let kept = [source, Field::SourcePort, destination, Field::DestinationPort];
     let kept: BTreeSet<u32> = kept.iter().flat_map(|field| walk.block(field).0).collect();

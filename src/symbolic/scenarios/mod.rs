@@ -1,4 +1,5 @@
-//! Packets that are sent through the rules, and what is asked about them.
+//! Scenarios: which packets run through the rules, and what is asked about them. One file per question;
+//! `judge::derived` calls them.
 
 pub(crate) mod answers;
 pub(crate) mod bypass;

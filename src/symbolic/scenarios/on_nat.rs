@@ -1,4 +1,4 @@
-//! What becomes of packets that the NAT core gets, or that are routed again; of inner packets: which of them get into the tunnel.
+//! Handlers for NAT results and re-routing; for inner packets: which of them enter the tunnel.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::symbolic::space::{NOTHING, PacketSet};
 const SRC_NAT: u32 = 4;
 const DST_NAT: u32 = 5;
 
-/// Packets that no nat chain sees.
+/// Handler for packets that do not traverse nat chains.
 pub(super) struct Passing;
 
 impl OnNat for Passing {
@@ -27,15 +27,16 @@ impl OnNat for Passing {
     }
 }
 
-/// What becomes of inner packets.
+/// Handler for inner packets of a tunnel.
 pub(super) struct Inner<'f> {
+    /// The tunnel.
     pub(super) facts: &'f TunnelFacts,
-    /// They are later ones of connections whose destination may be translated: if this is taken for granted.
+    /// For later packets of connections: the assumption that their destination is translated. `None`: first packets.
     pub(super) later: Option<PacketSet>,
 }
 
 impl Inner<'_> {
-    /// Packets that were given a destination in the tunnel. On output they are routed again (`nf_nat_ipv4_local_fn`).
+    /// Packets with a translated destination inside the tunnel. On output they are re-routed (`nf_nat_ipv4_local_fn`).
     fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet {
         let packets = somewhere(walk, packets, self.facts);
         if hook == Hook::Output { past_or_not(walk, packets, self.facts) } else { packets }
@@ -45,7 +46,7 @@ impl Inner<'_> {
 impl OnNat for Inner<'_> {
     fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet {
         match self.later {
-            // A later packet of a flow that was translated when it began.
+            // A later packet of a connection translated at its start.
             Some(assumed) if !is_on_source(hook) => {
                 let (_, destination) = walk.packets.ends();
                 let sent = match walk.network.answered(walk.packets.family).filter(|_| hook != Hook::Output) {
@@ -76,7 +77,7 @@ impl OnNat for Inner<'_> {
         for (nat, packets) in walk.translations(hit, nat, packets) {
             let packets = self.sent_elsewhere(walk, hook, packets);
             let packets = match nat.action {
-                NatAction::Redirect => NOTHING, // for this host
+                NatAction::Redirect => NOTHING, // to this host
                 _ => towards(walk, hit, &nat, packets),
             };
             left = walk.space.or(left, packets);
@@ -89,9 +90,8 @@ impl OnNat for Inner<'_> {
     }
 }
 
-/// Packets of which some are routed past the tunnel because of their mark. That is a question: a rule that leads elsewhere may
-/// be followed by a translation that leads back, does not hold for sockets that are bound to a device, nor for packets that
-/// IPVS sends.
+/// Packets of which some are routed past the tunnel because of their mark. That is a question: a later translation may
+/// lead back, and sockets bound to a device and IPVS ignore policy rules.
 pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: PacketSet, facts: &TunnelFacts) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let mark = walk.block(&Field::Mark);
@@ -120,7 +120,7 @@ pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: PacketSet, facts: &Tunne
     left
 }
 
-/// What becomes of packets whose ends do not matter any more: behind a translation they may be any.
+/// Handler for packets whose addresses no longer matter: after a translation they are any.
 pub(super) struct AnyEnds;
 
 impl OnNat for AnyEnds {
@@ -135,7 +135,7 @@ impl OnNat for AnyEnds {
     }
 }
 
-/// Of packets with any destination those that have one which a rule gives.
+/// Of packets with any destination, those with one that a rule gives.
 pub(super) fn towards(walk: &mut Walk<'_>, hit: &Hit, nat: &Nat, packets: PacketSet) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let packets = match (nat.action, nat.addresses) {
@@ -157,7 +157,7 @@ fn is_on_source(hook: Hook) -> bool {
     matches!(hook, Hook::Postrouting | Hook::Input)
 }
 
-/// Packets whose connection was translated so.
+/// Packets of connections with this kind of translation.
 fn with_status(walk: &mut Walk<'_>, packets: PacketSet, bit: u32) -> PacketSet {
     let block = walk.block(&Field::ConnectionStatus);
     let variable = block.0[31 - bit as usize];
@@ -165,7 +165,7 @@ fn with_status(walk: &mut Walk<'_>, packets: PacketSet, bit: u32) -> PacketSet {
     walk.space.and(any, walk.space.is_set(variable))
 }
 
-/// Packets of connections whose destination is translated.
+/// Packets of connections with a translated destination.
 pub(super) fn with_destination_translated(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     with_status(walk, packets, DST_NAT)
 }

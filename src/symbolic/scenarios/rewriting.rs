@@ -1,4 +1,4 @@
-//! What becomes of a tunnel's outer packets where a rule translates or rewrites them.
+//! Handler for outer packets of a tunnel: records where a rule translates or rewrites them.
 
 use super::effect::{Effect, effects, rewriting};
 use crate::facts::Question;
@@ -8,23 +8,28 @@ use crate::symbolic::machine::{OnNat, Walk};
 use crate::symbolic::network::Hit;
 use crate::symbolic::space::{BitPattern, NOTHING, PacketSet};
 
-/// A rewriting that was found, and the packets that it is about.
+/// A rewrite that was found, with its packets.
 #[derive(Clone, Debug)]
 pub(super) struct Rewriting {
+    /// Description of the rewrite.
     pub(super) how: String,
-    /// The mark that the packets came with.
+    /// Mark of the packets before.
     pub(super) pattern: BitPattern,
-    /// It is a port that is written, without connection tracking.
+    /// Whether a port is written without conntrack.
     pub(super) writes_port: bool,
+    /// The packets.
     pub(super) packets: PacketSet,
 }
 
-/// What becomes of outer packets.
+/// Handler for outer packets.
 pub(super) struct Outer<'w> {
+    /// Address that masquerading gives.
     pub(super) primary: &'w Result<u128, Question>,
-    /// The mark that they came with.
+    /// Mark of the packets before.
     pub(super) pattern: BitPattern,
+    /// Rewrites found.
     pub(super) rewritings: Vec<Rewriting>,
+    /// Rules that leave the packets unchanged.
     pub(super) kept: Vec<String>,
 }
 
@@ -52,7 +57,7 @@ impl OnNat for Outer<'_> {
         let writes_port = match step {
             Some(Step::Rewrite { field, .. }) => matches!(field, Field::SourcePort | Field::DestinationPort),
             Some(Step::Nat(_)) => false,
-            _ => true, // it may be one
+            _ => true, // it may be
         };
         let understood = matches!(step, Some(Step::Nat(_) | Step::Rewrite { .. }));
         let mut left = complete;
@@ -89,7 +94,7 @@ impl OnNat for Outer<'_> {
     }
 }
 
-/// `every outer packet`, `an outer packet with mark 0x4000`: what a rewriting is about.
+/// Description of the packets: `every outer packet`, `an outer packet with mark 0x4000`.
 fn packets_with(pattern: BitPattern) -> String {
     match pattern {
         BitPattern { mask: 0xffff_ffff, value: 0 } => "every outer packet".into(),

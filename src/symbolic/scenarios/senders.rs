@@ -1,4 +1,4 @@
-//! Who can send: first packets of connections, forwarded and of this host, up to where their source is translated.
+//! First packets of connections, forwarded and of this host, up to source NAT.
 
 use super::devices::{connected, loopback, may_forward};
 use super::given_source::NARROW;
@@ -12,7 +12,7 @@ use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 
-/// What rules do to destinations, and the routing behind it.
+/// Handler for destination NAT and the routing after it.
 struct Routed;
 
 impl OnNat for Routed {
@@ -39,7 +39,7 @@ impl OnNat for Routed {
     }
 }
 
-/// Packets that were given some other destination; those of this host are routed again.
+/// Packets with any other destination; those of this host are re-routed.
 pub(super) fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: PacketSet) -> PacketSet {
     given_another(walk, routed_again, true, packets)
 }
@@ -55,14 +55,14 @@ fn given_another(walk: &mut Walk<'_>, routed_again: bool, ports: bool, packets: 
     if routed_again { by_any_device(walk, packets) } else { packets }
 }
 
-/// The same packets, by any device that is up.
+/// The same packets, with any device that is up as output.
 pub(super) fn by_any_device(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = walk.forget(packets, &[Field::OutputName]);
     let connected = connected(walk, &Field::OutputName);
     walk.space.and(packets, connected)
 }
 
-/// Those of these packets that are for this host. Where its addresses were not read, each may be.
+/// Of these packets, those with a local destination; any, if local addresses were not read.
 pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     match walk.network.local_addresses(walk.packets.family) {
@@ -75,7 +75,7 @@ pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSe
     }
 }
 
-/// First packets of connections of a family that get to rules which translate their source.
+/// First packets of a family's connections that reach rules which translate their source.
 pub(super) fn senders(walk: &mut Walk<'_>, family: Family) -> Hits {
     walk.packets = Packets::new(PacketKind::Traffic, family);
     let mut hits = Hits::default();
@@ -86,13 +86,13 @@ pub(super) fn senders(walk: &mut Walk<'_>, family: Family) -> Hits {
     hits
 }
 
-/// Packets with an address of this host's in this field, as far as these are known.
+/// Packets with a local address in this field, as far as known.
 fn with_own_address(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
     let own = walk.network.local_addresses(walk.packets.family);
     walk.with(field, own.as_ref().map_or(&[][..], Numbers::as_ranges))
 }
 
-/// What other hosts send: on to others, to this host, or to where IPVS sends it.
+/// Packets from other hosts: forwarded, local, or redirected by IPVS.
 fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut Hits) {
     let (source, destination) = walk.packets.ends();
     walk.stage = format!("arriving {family}");
@@ -101,7 +101,7 @@ fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut
     let packets = first::marked_outside(walk, packets);
     let packets = walk.space.and(packets, connected);
     let mut packets = walk.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
-    // What says that it is from this host is dropped (`fib_validate_source`).
+    // Received packets with a local source are dropped (`fib_validate_source`).
     let from_here = with_own_address(walk, &source);
     packets = walk.space.minus(packets, from_here);
     packets = walk.hook(Hook::Prerouting, None, Flow::First, packets, &mut Routed);
@@ -122,8 +122,8 @@ fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut
     leaving(walk, here, hits);
 }
 
-/// Frames that cross a bridge may pass the rules (br_netfilter) although no packet is forwarded, and may meet others than
-/// packets do. Since that is a question, chains that can only drop them are not looked through.
+/// Bridged frames may traverse the rules (br_netfilter) although nothing is forwarded, and may match other rules than
+/// packets do. Since that is a question, chains that can only drop are skipped.
 fn bridged(walk: &mut Walk<'_>, family: Family, forwarded: PacketSet, hits: &mut Hits) {
     let devices = walk.network.devices.iter().flatten();
     let bridges = devices.filter(|device| device.is_connected() && device.kind == Some("bridge"));
@@ -150,7 +150,7 @@ fn bridged(walk: &mut Walk<'_>, family: Family, forwarded: PacketSet, hits: &mut
     walk.leave_out_drops(false);
 }
 
-/// What this host sends itself, with addresses of its own.
+/// Packets sent by this host, with its own addresses.
 fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
     walk.stage = format!("sent {family}");
     let (source, destination) = walk.packets.ends();
@@ -159,7 +159,7 @@ fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
     packets = walk.all_with(packets, &[(Field::InputName, NO_DEVICE)]);
     let network = walk.network;
     packets = match (network.connected(), &network.host.addresses) {
-        // Addresses come with devices that are to come, or that are not known.
+        // Addresses of devices that do not exist yet or are not known.
         (Connected::Nowhere | Connected::Unknown, _) => packets,
         (Connected::By(_), Ok(addresses)) => {
             let own: Vec<u128> = own_sources(addresses, family).collect();
@@ -170,21 +170,21 @@ fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
             walk.space.and(packets, assumed)
         }
     };
-    // What is for itself goes by the loopback device, until something gives it another destination.
+    // Local packets use loopback until a translation gives them another destination.
     let lo = walk.with(&Field::OutputName, loopback().as_slice());
     let connected = connected(walk, &Field::OutputName);
     packets = walk.space.and(packets, walk.space.or(connected, lo));
     packets = walk.hook(Hook::Output, None, Flow::First, packets, &mut Routed);
     let by_ipvs = walk.if_ipvs_in_use();
     let by_ipvs = elsewhere(walk, true, walk.space.and(packets, by_ipvs));
-    // What was given an address of this host's goes by the loopback device too.
+    // Packets translated to a local destination use loopback too.
     let to_here = with_own_address(walk, &destination);
     packets = walk.space.minus(walk.space.and(packets, connected), to_here);
     packets = walk.space.or(packets, by_ipvs);
     leaving(walk, packets, hits);
 }
 
-/// Packets behind routing, to the rules that translate their source.
+/// Packets after routing, up to the rules that translate their source.
 fn leaving(walk: &mut Walk<'_>, packets: PacketSet, hits: &mut Hits) {
     let packets = walk.as_postrouting_sees(packets);
     confirmed::translated(walk, Hook::Postrouting, packets, hits);

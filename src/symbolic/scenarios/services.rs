@@ -1,5 +1,5 @@
-//! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
-//! segments that nobody stops.
+//! Scenario: effects of Services on connections: DNAT to one of several name servers at random, and invalid segments
+//! that nothing drops.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +16,10 @@ use crate::symbolic::space::{NOTHING, PacketSet};
 const TCP: u128 = 6;
 const UDP: u128 = 17;
 const DNS: u128 = 53;
-/// Rules that translate packets to name servers, and are compared with each other.
+/// Number of rules that translate DNS queries and are compared with each other.
 const MAX_HITS: usize = 2048;
 
-/// Whether UDP packets to one address and port 53 get one of several destinations.
+/// Whether UDP packets to one address and port 53 may get one of several destinations.
 pub(crate) fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let (mut all, mut places) = (NOTHING, Vec::new());
@@ -64,8 +64,8 @@ pub(crate) fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occu
     Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }
 }
 
-/// Packets by what they came with: a mark that a rule draws or sets now and then differs between the queries of a socket. Marks of
-/// others do not.
+/// Packets reduced to the fields and marks they arrived with. A mark that a rule sets at random may differ between
+/// queries of one socket; marks set elsewhere do not.
 fn as_they_came(walk: &Walk<'_>, hits: Vec<(Hit, PacketSet)>) -> Vec<(Hit, PacketSet)> {
     if walk.network.bits_set_outside() != 0 {
         return hits;
@@ -75,8 +75,8 @@ fn as_they_came(walk: &Walk<'_>, hits: Vec<(Hit, PacketSet)>) -> Vec<(Hit, Packe
     hits.into_iter().map(|(hit, packets)| (hit, walk.space.exists(packets, &written))).collect()
 }
 
-/// Packets of which one is in this set and one like it in the other. What is asked about each packet may have another answer for
-/// each of the two.
+/// Packets in the first set for which an equal one is in the second. Per-packet questions may have different answers
+/// for the two.
 fn alike(walk: &mut Walk<'_>, one: PacketSet, other: PacketSet) -> PacketSet {
     let both = walk.space.and(one, other);
     if !both.is_empty() || !walk.assumptions.depends_on_packets(&walk.space, one) {
@@ -92,7 +92,7 @@ fn alike(walk: &mut Walk<'_>, one: PacketSet, other: PacketSet) -> PacketSet {
     walk.space.and(both, assumed)
 }
 
-/// Rules that translate destinations of new UDP packets to these ports on output or prerouting, and of which.
+/// Rules on output or prerouting that translate destinations of new UDP packets to these ports, with the packets.
 pub(super) fn translating_udp(
     walk: &mut Walk<'_>,
     what: &str,
@@ -120,13 +120,13 @@ pub(super) fn translating_udp(
     let packets = first::marked_outside(walk, packets);
     let mut hits = Hits::default();
     walk.hook(hook, None, Flow::First, packets, &mut hits);
-    // None is one that another connection's helper expects.
+    // Not expected connections.
     let new = walk.in_state(&[state::NEW]);
     hits.0.into_iter().map(|(hit, packets)| (hit, walk.space.and(packets, new))).collect()
 }
 
-/// Whether one translation alone leads the queries of a socket, which have the same fields and so the same hash, to several
-/// destinations. `None`: that is not known, as of what was not understood, or not read.
+/// Whether a single translation gives the queries of one socket, with equal fields and thus equal hash, several
+/// destinations. `None`: not known, as for unsupported or unread statements.
 fn is_of_several(network: &Network<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<bool> {
     let nat = nat?;
     let Some(map) = &nat.map else { return (nat.addresses != Chosen::ByPacket).then_some(false) };
@@ -145,7 +145,7 @@ fn is_of_several(network: &Network<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<
     Some(data.collect::<BTreeSet<&[u8]>>().len() > 1)
 }
 
-/// TCP segments from elsewhere that connection tracking calls invalid, before any hook. `None`: it calls none so.
+/// TCP segments from other hosts that conntrack marks invalid, before any hook. `None`: it marks none.
 pub(super) fn invalid_segments(walk: &mut Walk<'_>, family: Family) -> Option<PacketSet> {
     walk.packets = Packets::new(PacketKind::Traffic, family);
     let tracks = walk.tracks(family);

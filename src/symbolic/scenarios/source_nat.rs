@@ -1,4 +1,4 @@
-//! Which source-NAT rules new connections get to, and which of them let connections compete for a port.
+//! Scenario: which source-NAT rules new connections reach, and which of them let connections compete for a port.
 
 use std::collections::BTreeSet;
 
@@ -13,29 +13,29 @@ use crate::symbolic::network::{Hit, Network, RuleAt};
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-/// A source-NAT rule that connections get to.
+/// A source-NAT rule that connections reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// For people: where it stands.
+    /// Location, for reports.
     pub place: String,
-    /// Who holds it, and where it stands; `None`: it is in some chain of a list that was not read.
+    /// Backend and location; `None`: a chain of an unread list.
     pub at: Option<(Backend, RuleAt)>,
-    /// What it does; `None`: a target that was not understood, or a rule that was not read.
+    /// The NAT statement; `None`: unsupported or unread.
     pub nat: Option<Nat>,
-    /// Whether two connections surely get to it, or to it and another one, that can be given the same address and port.
+    /// Whether two connections reach it, or it and another rule, that can get the same address and port.
     pub certainty: Certainty,
 }
 
-/// Those that connections get to which compete for a port.
+/// Reached rules that let connections compete for a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReachedRules {
-    /// In the order of backends, tables, chains.
+    /// Ordered by backend, table, chain.
     pub rules: Vec<Reached>,
-    /// Those by which each source has an address of its own, but fewer ports than it may have connections; in the same order.
+    /// Rules that give each source its own address, but fewer ports than it may have connections; in the same order.
     pub few_ports: Vec<Reached>,
-    /// Where one stands that connections get to without competing: each source has an address of its own.
+    /// Location of a rule that connections reach without competing, since each source has its own address.
     pub one_to_one: Option<String>,
-    /// Why there may be more, if there may.
+    /// Why there may be more; `None`: these are all.
     pub gave_up: Option<String>,
 }
 
@@ -50,13 +50,14 @@ impl OnNat for Hits {
     }
 }
 
-/// Rules that new connections of any protocol, forwarded or of this host, can end in, and that can make two of them compete.
+/// Rules that new connections of any protocol, forwarded or of this host, may reach, and that can make two of them
+/// compete.
 pub(crate) fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
     let (found, is_all) = reached_by(network, effort, true);
     if is_all { found } else { reached_by(network, effort, false).0 }
 }
 
-/// The same; of packets that are forwarded those of a few devices, or all. And whether all would show nothing else.
+/// The same for forwarded packets of a few devices, or of all; also whether all would give the same result.
 fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (ReachedRules, bool) {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let (mut rules, mut few_ports, mut one_to_one): (Vec<Reached>, Vec<Reached>, Option<String>) = Default::default();
@@ -65,7 +66,7 @@ fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (Reached
         walk.sampled = few.then(BTreeSet::new);
         let mut hits = senders::senders(&mut walk, family);
         hits.0.retain(|hit, _| walk.nat(hit).is_none_or(translates_source));
-        // What other connections' helpers expect is not what competes.
+        // Expected connections do not compete.
         let new = walk.in_state(&[state::NEW]);
         hits.0.values_mut().for_each(|packets| *packets = walk.space.and(*packets, new));
         hits.0.retain(|_, packets| !packets.is_empty());
@@ -85,7 +86,7 @@ fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (Reached
             let nat = walk.nat(&hit).cloned();
             let at = hit.rule().map(|at| (network.backend(&at), at));
             let rules = if alone { &mut few_ports } else { &mut rules };
-            // A rule that packets of both families get to.
+            // A rule reached in both families.
             match rules.iter_mut().find(|known| known.at == at && known.place == place) {
                 Some(known) if known.certainty == Certainty::Happens => {}
                 Some(known) => known.certainty = certainty,
@@ -103,7 +104,7 @@ fn order(rule: &Reached) -> (bool, Option<&RuleAt>, &str) {
     (at.is_none(), at, &rule.place)
 }
 
-/// Whether it is the source that is translated.
+/// Whether a statement translates the source.
 pub(crate) fn translates_source(nat: &Nat) -> bool {
     matches!(nat.action, NatAction::Masquerade | NatAction::Snat | NatAction::Netmap)
 }

@@ -1,5 +1,5 @@
-//! UDP whose destination was translated: whether the rules still give it the target that its entry has. The entry stays as long
-//! as packets come, whatever becomes of the rules (`nf_nat_packet` reads the entry alone).
+//! Scenario: whether rules still give a UDP entry's translation. The entry lives as long as packets refresh it,
+//! whatever happens to the rules (`nf_nat_packet` uses the entry only).
 
 use std::net::IpAddr;
 
@@ -15,29 +15,29 @@ use crate::symbolic::space::{NOTHING, PacketSet};
 
 const ANY_PORT: (u128, u128) = (0, u16::MAX as u128);
 
-/// What rules do to destinations of UDP, and which translations they do not give any more.
+/// What rules do to UDP destinations, and whether they still give translations seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpTargets {
-    /// Whether new UDP packets get another destination, and by which rule.
+    /// Whether destinations of new UDP packets are translated, and by which rule.
     pub translated: Occurrence,
-    /// Of each translation that was asked about.
+    /// Result for each translation, in order.
     pub each: Vec<Given>,
 }
 
-/// Whether the rules may give a translation now.
+/// Whether rules may give a translation now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Given {
-    /// To all of its clients that are known.
+    /// To all of its known clients.
     Possible,
-    /// To nobody who sends to its destination.
+    /// To nobody.
     ToNobody,
-    /// Not to these of its clients.
+    /// Not to these clients.
     NotTo(Vec<UdpClient>),
-    /// That cannot be told.
+    /// Not known.
     Unclear(Question),
 }
 
-/// Sends UDP packets with these addresses and ports through prerouting and output.
+/// Runs UDP packets with these addresses and ports through prerouting and output.
 pub(crate) fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effort: &Effort<'_>) -> UdpTargets {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let mut each: Vec<Given> = translations.iter().map(|_| Given::ToNobody).collect();
@@ -104,7 +104,7 @@ fn given_by_rules(walk: &mut Walk<'_>, hits: &[(Hit, PacketSet)], translation: &
     if others.is_empty() { Given::Possible } else { Given::NotTo(others) }
 }
 
-/// Whether one of these rules may give some of its packets this target.
+/// Whether one of these rules may give this translation to some of its packets.
 fn may_give(walk: &mut Walk<'_>, hits: &[(&Hit, PacketSet)], translation: &UdpTranslation) -> Result<bool, Question> {
     let mut unclear = None;
     for (hit, packets) in hits {
@@ -123,7 +123,7 @@ fn may_give(walk: &mut Walk<'_>, hits: &[(&Hit, PacketSet)], translation: &UdpTr
     unclear.map_or(Ok(false), Err)
 }
 
-/// Whether a translation may give this target. `None`: that cannot be told.
+/// Whether a NAT statement may give this translation. `None`: not known.
 fn gives(network: &Network<'_>, nat: &Nat, translation: &UdpTranslation) -> Option<bool> {
     let ((address, port), (target, target_port)) = (translation.destination, translation.target);
     let within = |chosen: Chosen<IpAddr>| match chosen {

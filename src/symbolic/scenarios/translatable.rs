@@ -1,9 +1,9 @@
-//! Which packets that are forwarded a rule may still translate the source of. Others need not be followed through chains on
-//! forward, of which policies of a thousand pods are made: nothing is asked about them.
+//! Which forwarded packets may still reach source NAT. Others need not be followed through chains on forward, which
+//! policies of a thousand pods make large.
 //!
-//! Policies for where packets come from times those for where they go to are more than can be followed. What some packet does,
-//! one of a few devices mostly does too, and then no others need be followed ([`Walk::sampled`]); what these do not do is
-//! looked for among all.
+//! Policies by source times policies by destination are too many to follow. What some packet does, one of a few devices
+//! usually does too, in which case no others need be followed ([`Walk::sampled`]); what these do not do is searched for
+//! among all.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +20,8 @@ use crate::symbolic::space::{NOTHING, PacketSet};
 /// Devices of each direction that stand for all others.
 const FEW: usize = 4;
 
-/// Sends packets through forward: only those that a rule on postrouting may get, as far as that can be told before; of these, where
-/// devices are sampled, those of a few.
+/// Runs packets through forward: only those that a rule on postrouting may match, as far as known beforehand; when
+/// sampling, only those of a few devices.
 pub(super) fn forwarded(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = match translatable(walk, packets) {
         None => packets,
@@ -34,8 +34,8 @@ pub(super) fn forwarded(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing)
 }
 
-/// Packets that may get to a rule behind forward, by their ends: whatever is not dropped, with any marks that are written on
-/// the way. `None`: more may happen to them there.
+/// Packets that may reach a rule after forward, by their addresses, ports and devices: nothing is dropped, and marks
+/// written on the way are any. `None`: more may happen to them there.
 fn translatable(walk: &mut Walk<'_>, packets: PacketSet) -> Option<Hits> {
     let family = walk.packets.family;
     let written = only_marks(walk.network, family, Hook::Forward)?;
@@ -48,11 +48,11 @@ fn translatable(walk: &mut Walk<'_>, packets: PacketSet) -> Option<Hits> {
     let leaving = walk.space.exists(packets, &marks);
     let leaving = walk.as_postrouting_sees(leaving);
     let mut hits = Hits::default();
-    // No packet has got there yet.
+    // No packet has really got there yet.
     let seen = (walk.timing.clone(), walk.dropping.clone());
     walk.hook(Hook::Postrouting, None, Flow::First, leaving, &mut hits);
     (walk.timing, walk.dropping) = seen;
-    // Nothing on the way writes these, and rules on postrouting see them on all kernels.
+    // Fields that nothing on the way writes and that rules on postrouting see on all kernels.
     let (source, destination) = walk.packets.ends();
     let ends = [Field::OutputName, source, destination, Field::SourcePort, Field::DestinationPort];
     let kept: BTreeSet<u32> = ends.iter().flat_map(|field| walk.block(field).0).collect();
@@ -64,14 +64,14 @@ fn translatable(walk: &mut Walk<'_>, packets: PacketSet) -> Option<Hits> {
     Some(hits)
 }
 
-/// Of packets that may get to each of these rules those of a few devices.
+/// Of the packets that may reach each of these rules, those of a few devices.
 fn sample(walk: &mut Walk<'_>, packets: PacketSet, hits: Hits) -> PacketSet {
     let mut all = NOTHING;
     for (hit, ends) in hits.0 {
         let mine = walk.space.and(packets, ends);
         let few = of_few_devices(walk, mine, &Field::OutputName);
         let few = of_few_devices(walk, few, &Field::InputName);
-        // What was given a timeout of its own on the way here is asked for by itself.
+        // Packets whose entry got its own timeout on the way are sampled separately.
         let timed = walk.space.and(mine, walk.space.is_set(walk.layout.own_timeout));
         let few = walk.space.or(few, timed);
         if few != mine {
@@ -82,7 +82,7 @@ fn sample(walk: &mut Walk<'_>, packets: PacketSet, hits: Hits) -> PacketSet {
     all
 }
 
-/// Those of these packets that have one of the first devices that any of them has; default routes' come first.
+/// Of these packets, those with one of the first devices that occur; devices of default routes come first.
 fn of_few_devices(walk: &mut Walk<'_>, packets: PacketSet, field: &Field) -> PacketSet {
     let Connected::By(devices) = walk.network.connected() else { return packets };
     let outward = walk.network.host.outward.iter().flatten().copied();
@@ -102,13 +102,13 @@ fn has_many_steps(walk: &Walk<'_>) -> bool {
     chains.map(|(set, id)| walk.network.steps(set, &id)).sum::<usize>() >= MANY_STEPS
 }
 
-/// What a hook calls, the NAT core's chains among it.
+/// Calls of a hook, including the NAT core's chains.
 fn calls(network: &Network<'_>, family: Family, hook: Hook) -> impl Iterator<Item = Call> {
     let calls = [order::calls(network, family, hook, None), order::nat_chains(network, family, hook)];
     calls.into_iter().flatten().flat_map(|step| step.calls)
 }
 
-/// The chains of these, as far as the lists were read.
+/// Their chains, as far as lists were read.
 fn chains(network: &Network<'_>, family: Family, hook: Hook) -> impl Iterator<Item = (usize, ChainId)> {
     calls(network, family, hook).filter_map(|call| match call {
         Call::Chain(set, id) => Some((set, id)),
@@ -116,7 +116,7 @@ fn chains(network: &Network<'_>, family: Family, hook: Hook) -> impl Iterator<It
     })
 }
 
-/// Whether some rule that packets meet between routing and leaving may give their entry a timeout of its own.
+/// Whether a rule between routing and leaving may set the entry's timeout.
 pub(super) fn may_give_timeouts(network: &Network<'_>, family: Family) -> bool {
     [Hook::Forward, Hook::Postrouting].into_iter().any(|hook| {
         chains(network, family, hook).any(|(set, id)| {
@@ -125,7 +125,7 @@ pub(super) fn may_give_timeouts(network: &Network<'_>, family: Family) -> bool {
     })
 }
 
-/// Bits of marks that chains on a hook may write, if all else that they do to packets is to drop some. `None`: they do more.
+/// Mark bits that chains on a hook may write, if their only other effect is dropping. `None`: they have other effects.
 fn only_marks(network: &Network<'_>, family: Family, hook: Hook) -> Option<Relevant> {
     let none = Relevant { mark: 0, connection: 0 };
     let mut written = none;
@@ -143,7 +143,7 @@ fn only_marks(network: &Network<'_>, family: Family, hook: Hook) -> Option<Relev
     Some(written)
 }
 
-/// Whether rules on a hook, those of nat chains among them, may write addresses or ports by other means than a translation.
+/// Whether rules on a hook, including nat chains, may write addresses or ports other than by NAT.
 fn may_rewrite(network: &Network<'_>, family: Family, hook: Hook) -> bool {
     calls(network, family, hook).any(|call| match call {
         Call::Chain(set, id) => network.leads_to(set, &id, |step| matches!(step, Step::Rewrite { .. })),

@@ -1,9 +1,8 @@
-//! Whether any rule changes the outer packets of a tunnel.
+//! Scenario: whether any rule changes the outer packets of a tunnel.
 //!
-//! A packet that enters a tunnel keeps its mark, so the outer packet, which is a flow of its own, meets the rules with
-//! whatever mark the inner one left with. The inner packet therefore walks first: as the first of its flow, and as a later
-//! one, which nat chains do not see; from this host and from others; of both families. Then the outer packet does, with all
-//! marks that can survive.
+//! The outer packet is a flow of its own, but inherits the mark with which the inner packet entered the tunnel. So
+//! inner packets are walked first: first and later packets of a connection (which skip nat chains), of this host and
+//! forwarded, of both families. Then the outer packets are walked with all marks that inner packets may have.
 
 mod arrivals;
 mod bound;
@@ -25,38 +24,40 @@ use crate::symbolic::network::Network;
 use crate::symbolic::packets::{PacketKind, Packets, state};
 use crate::symbolic::space::{BitPattern, EVERYTHING, NOTHING, PacketSet};
 
-/// What happens to the outer packets of a tunnel.
+/// What happens to a tunnel's outer packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OuterPackets {
-    /// Connection tracking sees some of them.
+    /// Whether some are tracked.
     pub tracked: Certainty,
-    /// Some of them get another address or port.
+    /// Whether some get another address or port.
     pub rewritten: Certainty,
-    /// Some of them get another port without connection tracking: where they have no checksum, `nft_payload_set_eval`
-    /// gives them one that is wrong.
+    /// Whether some get another port without conntrack; if they have no checksum, `nft_payload_set_eval` writes a wrong
+    /// one.
     pub ports_written: Certainty,
-    /// How: which rule, for which packets. Empty if none.
+    /// Rules that rewrite them, and for which packets; empty if none.
     pub how: String,
-    /// What they get to that leaves them as they are. Empty if nothing.
+    /// Rules that match them but leave them unchanged; empty if none.
     pub kept: String,
-    /// Where none is rewritten: whether some would be if something beside the rules gave them a mark.
+    /// If none is rewritten: whether some would be with a mark set outside the rules.
     pub with_other_marks: OtherMarks,
 }
 
-/// What another mark would do to outer packets, which a process (`SO_MARK`) or a BPF program may give them.
+/// Effect of other marks, which a process (`SO_MARK`) or BPF program may set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherMarks {
-    /// Nothing.
+    /// None.
     NoEffect,
-    /// With this one they would be rewritten.
+    /// With this mark they would be rewritten.
     Rewritten(u32),
-    /// With some they may be.
+    /// With some marks they may be.
     Unclear,
 }
 
-/// The walks of a tunnel's packets.
+/// The walk of a tunnel's packets.
 pub(super) struct TunnelWalk<'f, 'a> {
+    /// The walk.
     pub(super) walk: Walk<'a>,
+    /// The tunnel.
     pub(super) facts: &'f TunnelFacts,
     rewritings: Vec<Rewriting>,
     tracked: PacketSet,
@@ -69,16 +70,16 @@ pub(super) struct TunnelWalk<'f, 'a> {
     pub(super) bound: OnceCell<Option<Vec<BitPattern>>>,
 }
 
-/// Marks that are told apart in words; others are "the mark of the packet inside".
+/// Number of marks that are described individually; others are "the mark of the packet inside".
 pub(super) const MAX_WORDS: usize = 32;
 
-/// Bits that are tried each by itself for the words of a verdict.
+/// Number of mark bits that are tried individually for a verdict's text.
 const MAX_BITS: u32 = 4;
 
 /// Walks all packets of a tunnel.
 pub(crate) fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
     let mut tunnel = TunnelWalk::walking(network, facts, effort);
-    // What comes from another network namespace brings no mark.
+    // Packets from another network namespace have no mark.
     let marks = if facts.is_elsewhere() { tunnel.marked((0, 0)) } else { tunnel.inner() };
     tunnel.outer(marks);
     let all = tunnel.rewritten();
@@ -89,7 +90,7 @@ pub(crate) fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: 
         (Certainty::Unknown(why), Some(vague)) => Certainty::Unknown(Question::joined([vague.clone(), why])),
         (rewritten, _) => rewritten,
     };
-    // What was translated was tracked. All of this before the next walk takes from the budget.
+    // Translated packets are tracked. Computed before the next walk uses the budget.
     let tracked = walk.certainty(walk.space.or(tracked, all));
     let ports_written = walk.certainty(ports_written);
     let doubt = |rewriting: &&Rewriting| walk.assumptions.doubt(&walk.space, rewriting.packets);
@@ -113,8 +114,7 @@ pub(crate) fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: 
     }
 }
 
-/// Whether a mark that no rule sets would have outer packets rewritten: all marks walk at once, then, if so, each bit by
-/// itself.
+/// Whether a mark that no rule sets would lead to a rewrite: with all marks at once, then, if so, with each bit alone.
 fn with_other_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OtherMarks {
     let rewritten = |bit: Option<u32>| {
         let mut tunnel = TunnelWalk::walking(network, facts, effort);
@@ -135,7 +135,7 @@ fn with_other_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<
     found.map_or(OtherMarks::Unclear, OtherMarks::Rewritten)
 }
 
-/// Which rule gives packets that enter the tunnel such a mark, and which packets those are: they walk once more.
+/// Which rule gives packets that enter the tunnel such a mark, and which packets these are, by walking them again.
 fn who_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>, pattern: BitPattern) -> Option<String> {
     let mut tunnel = TunnelWalk::walking(network, facts, effort);
     tunnel.walk.follow_writers(pattern.value as u32);
@@ -152,12 +152,13 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         Self::new(walk, facts, OnceCell::new())
     }
 
+    /// For this walk; `bound`: see the field.
     pub(super) fn new(walk: Walk<'a>, facts: &'f TunnelFacts, bound: OnceCell<Option<Vec<BitPattern>>>) -> Self {
         let (rewritings, kept, arriving_marks) = (vec![], vec![], BTreeMap::new());
         Self { walk, facts, rewritings, tracked: NOTHING, kept, arriving_marks, accepted: NOTHING, bound }
     }
 
-    /// Packets that get into the tunnel with marks of this range, wherever these come from.
+    /// Packets that enter the tunnel with marks in this range, from anywhere.
     fn marked(&mut self, (first, last): (u32, u32)) -> PacketSet {
         self.walk.outer = false;
         let start = self.walk.start();
@@ -169,10 +170,10 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         self.walk.space.any(self.rewritings.iter().map(|rewriting| rewriting.packets))
     }
 
-    /// That its packets take this path of several, of which one is taken.
+    /// Packets under the assumption that they take this path of a multipath route.
     fn by_this_path(&mut self, number: usize, family: Family) -> PacketSet {
         if let OuterPath { next_hop: Some((which, of)), mark, remotes, .. } = &self.facts.paths[number] {
-            // By default a hash of the addresses, with a secret, chooses (`fib_multipath_hash_policy`).
+            // By default chosen by a hash of the addresses with a secret (`fib_multipath_hash_policy`).
             let why = || {
                 let why = "by which next hop of a multipath route its packets leave is not known";
                 Question::from(why).shown_by(["ip", "route", "show", "table", "all"])
@@ -189,14 +190,14 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         self.walk.answer(format!("way of {family}"), About::All, same, earlier, why)
     }
 
-    /// The outer packet, with these marks.
+    /// Walks outer packets with these marks.
     fn outer(&mut self, marks: PacketSet) {
         for (pattern, marks) in self.words(marks) {
             if self.walk.is_over() {
                 return;
             }
             for (number, path) in self.facts.paths.iter().enumerate() {
-                // Where no route is known, the mark may lead anywhere.
+                // Without a known route, any mark may lead anywhere.
                 let mine = match &self.facts.vague {
                     Some(_) => marks,
                     None => self.routed_like(marks, path.family, path.mark),
@@ -213,13 +214,13 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         }
     }
 
-    /// Bits of the mark that can decide about an outer packet.
+    /// Mark bits that can affect outer packets.
     pub(super) fn decisive(&self) -> u32 {
         let decisive = self.walk.network.survey().tested_outside | self.facts.routing_bits();
         self.walk.followed(&Field::Mark) & decisive
     }
 
-    /// The same marks word by word, or together where these are too many.
+    /// The marks one by one, or together if they are too many.
     fn words(&mut self, marks: PacketSet) -> Vec<(BitPattern, PacketSet)> {
         self.walk.outer = true;
         let mark = self.walk.block(&Field::Mark);
@@ -245,13 +246,13 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         words
     }
 
-    /// Packets that take a path that is not among those asked for, or that do not.
+    /// Packets under the assumption that they take, or do not take, a path that was not looked up.
     fn unasked(&mut self, what: &str, answer: usize) -> PacketSet {
         let why = format!("which way packets go that have {what} was not asked");
         self.walk.answer(why.clone(), About::All, 2, answer, || Question::from(why).shown_by(["ip", "rule", "show"]))
     }
 
-    /// Ways of packets with marks of which none is like one that a route was asked for.
+    /// Paths of packets whose marks differ from all that were looked up.
     fn unasked_paths(&mut self, packets: PacketSet) -> Vec<(OuterPath, PacketSet)> {
         let mut found: Vec<(OuterPath, PacketSet)> = Vec::new();
         if self.facts.vague.is_some() {
@@ -274,7 +275,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         found
     }
 
-    /// Packets with marks that policy rules see like this one.
+    /// Packets with marks that policy rules treat like this one.
     fn routed_like(&mut self, packets: PacketSet, family: Family, like: u32) -> PacketSet {
         let mark = self.walk.block(&Field::Mark);
         let tested = &self.facts.fwmarks[family.ip_index()];
@@ -287,7 +288,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         })
     }
 
-    /// Those of these packets that have the addresses, ports and the device of a path, as far as they are known.
+    /// Of these packets, those with a path's addresses, ports and device, as far as known.
     fn with_ends_of(&mut self, path: &OuterPath, mut packets: PacketSet) -> PacketSet {
         let (source, destination) = self.walk.packets.ends();
         let address = path.source.map(|address| vec![(address, address)]);
@@ -364,7 +365,8 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         }
     }
 
-    /// Packets whose mark was changed are routed again (`ip_route_me_harder`), without the device that the tunnel insists on.
+    /// Packets whose mark was changed are re-routed (`ip_route_me_harder`), without the device that the tunnel is bound
+    /// to.
     fn rerouted(&mut self, packets: PacketSet, path: &OuterPath) -> Vec<(PacketSet, OuterPath)> {
         let again = self.walk.space.is_set(self.walk.layout.rerouted);
         if self.facts.vague.is_some() || self.walk.space.and(packets, again).is_empty() {
@@ -389,7 +391,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         found
     }
 
-    /// What comes out of a hook as it went in; what was rewritten is written down.
+    /// Runs a hook; returns the packets that leave it unchanged, and records rewrites.
     fn outer_hook(&mut self, hook: Hook, packets: PacketSet, path: &OuterPath, pattern: BitPattern) -> PacketSet {
         let mut outer = Outer { primary: &path.primary, pattern, rewritings: Vec::new(), kept: Vec::new() };
         let device = (hook == Hook::Egress).then(|| path.device.and_then(device_name)).flatten();

@@ -1,4 +1,4 @@
-//! Operations on diagrams, node by node (Bryant's `apply`); what was found of two nodes is remembered.
+//! Operations on diagrams, node by node (Bryant's `apply`), with cached results.
 
 use std::collections::HashMap;
 
@@ -6,11 +6,12 @@ use super::Space;
 use super::table::{DiagramNode, NodeTable, Operation};
 
 impl Space<'_> {
-    /// Takes from the budget; `false`: no more work is to be done, and results mean nothing.
+    /// Uses up a unit of work; `false`: work has ended, and results are invalid.
     pub(super) fn spend(&self, table: &NodeTable) -> bool {
         !table.is_full && self.effort.spend(1)
     }
 
+    /// A binary operation on two nodes.
     pub(super) fn apply(&self, table: &mut NodeTable, operation: Operation, one: u32, other: u32) -> u32 {
         use Operation::{And, Minus, Or};
         match (operation, one, other) {
@@ -39,6 +40,7 @@ impl Space<'_> {
         result
     }
 
+    /// Whether the set of node `some` is a subset of that of `all`.
     pub(super) fn contains(&self, table: &mut NodeTable, all: u32, some: u32) -> bool {
         match (some, all) {
             (0, _) | (_, 1) => return true,
@@ -65,6 +67,7 @@ impl Space<'_> {
         is_within
     }
 
+    /// Quantifies the variables of `cube`.
     pub(super) fn quantify(&self, table: &mut NodeTable, operation: Operation, of: u32, mut cube: u32) -> u32 {
         let node = table.at(of);
         while of > 1 && cube > 1 && table.at(cube).variable < node.variable {
@@ -89,6 +92,7 @@ impl Space<'_> {
         result
     }
 
+    /// Inverts a variable.
     pub(super) fn flip_in(&self, table: &mut NodeTable, of: u32, variable: u32) -> u32 {
         let node = table.at(of);
         if node.variable > variable {
@@ -109,6 +113,7 @@ impl Space<'_> {
         result
     }
 
+    /// Renames variables; `known` caches results.
     pub(super) fn rename(
         &self,
         table: &mut NodeTable,

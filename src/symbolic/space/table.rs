@@ -1,20 +1,22 @@
-//! The nodes of a space, each once, and the results that are remembered.
+//! The nodes of a space, each unique, and a cache of results.
 
 use std::collections::{BTreeSet, HashMap};
 
-/// Nodes of a space; with the table that finds them again some 60 MiB.
+/// Number of nodes; with their hash table some 60 MiB.
 const MAX_NODES: usize = 3 << 20;
-/// Results that are remembered at most; each has 16 bytes, and more of them are not found faster than made again.
+/// Number of cached results, 16 bytes each; a larger cache is no faster than recomputing.
 const MAX_CACHED: usize = 1 << 15;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A node of a diagram.
 pub(super) struct DiagramNode {
+    /// Variable that it tests.
     pub(super) variable: u32,
-    /// Where the variable is 0, and where it is 1.
+    /// Nodes for the values 0 and 1.
     pub(super) branches: [u32; 2],
 }
 
-/// What is remembered of an operation.
+/// A cached result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Entry {
     operation: u32,
@@ -24,26 +26,30 @@ struct Entry {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+/// Cached operations.
 pub(super) enum Operation {
     And = 1,
     Or,
     Minus,
-    /// The second operand is the conjunction of the variables.
+    /// The second operand is the cube of the variables.
     Exists,
     ForAll,
     /// The second operand is a variable.
     Flip,
-    /// Only remembered where it is so.
+    /// Subset test; only positive results are cached.
     Within,
 }
 
 #[derive(Debug)]
+/// All nodes of a space.
 pub(super) struct NodeTable {
     nodes: Vec<DiagramNode>,
-    /// Numbers of nodes by their hash, 0 where none is; a power of two.
+    /// Hash table of node numbers, 0 for an empty slot; the size is a power of two.
     places: Vec<u32>,
     cache: Vec<Entry>,
+    /// Number of variables.
     pub(super) variables: u32,
+    /// Whether `MAX_NODES` was reached.
     pub(super) is_full: bool,
 }
 
@@ -61,12 +67,12 @@ impl Default for NodeTable {
 }
 
 impl NodeTable {
-    /// A node by its number.
+    /// A node by number.
     pub(super) fn at(&self, node: u32) -> DiagramNode {
         self.nodes[node as usize]
     }
 
-    /// The node of a variable; the one that there is, if there is one.
+    /// The node with this variable and branches, created if missing.
     pub(super) fn node(&mut self, variable: u32, branches: [u32; 2]) -> u32 {
         if branches[0] == branches[1] {
             return branches[0];
@@ -101,12 +107,12 @@ impl NodeTable {
         }
     }
 
-    /// Nodes in the table.
+    /// Number of nodes.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Takes out all nodes from this one on, and all that is remembered.
+    /// Removes all nodes from this number on, and the cache.
     pub(super) fn cut(&mut self, from: usize) -> Vec<DiagramNode> {
         let cut = self.nodes.split_off(from);
         self.places.fill(0);
@@ -115,7 +121,7 @@ impl NodeTable {
         cut
     }
 
-    /// Makes a node again that was cut out, and those that it leads to.
+    /// Recreates a removed node and those below it; `known` caches results.
     pub(super) fn again(&mut self, of: u32, from: usize, cut: &[DiagramNode], known: &mut HashMap<u32, u32>) -> u32 {
         let Some(at) = (of as usize).checked_sub(from) else { return of };
         if let Some(known) = known.get(&of) {
@@ -128,7 +134,7 @@ impl NodeTable {
         new
     }
 
-    /// Where a node is found again.
+    /// Enters a node into the hash table.
     fn place(&mut self, number: u32) {
         let DiagramNode { variable, branches } = self.at(number);
         let mut place = hash([variable, branches[0], branches[1]]) & (self.places.len() - 1);
@@ -138,25 +144,25 @@ impl NodeTable {
         self.places[place] = number;
     }
 
-    /// The conjunction of variables.
+    /// The cube (conjunction) of variables.
     pub(super) fn cube(&mut self, variables: &BTreeSet<u32>) -> u32 {
         variables.iter().rev().fold(1, |rest, variable| self.node(*variable, [0, rest]))
     }
 
-    /// The result of an operation, if the cache still has it.
+    /// The cached result of an operation; `None`: not cached.
     pub(super) fn remembered(&self, operation: Operation, one: u32, other: u32) -> Option<u32> {
         let entry = &self.cache[hash([operation as u32, one, other]) & (self.cache.len() - 1)];
         (entry.operation == operation as u32 && entry.operands == [one, other]).then_some(entry.result)
     }
 
-    /// Keeps a result in the cache, in place of an older one.
+    /// Caches a result, replacing another one.
     pub(super) fn remember(&mut self, operation: Operation, one: u32, other: u32, result: u32) {
         let place = hash([operation as u32, one, other]) & (self.cache.len() - 1);
         self.cache[place] = Entry { operation: operation as u32, operands: [one, other], result };
     }
 }
 
-/// Multiplication by odd constants, whose upper bits depend on all of the input.
+/// Multiplication by odd constants; the upper bits depend on all of the input.
 fn hash([a, b, c]: [u32; 3]) -> usize {
     let both = (u64::from(b) << 32 | u64::from(c)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let all =

@@ -1,7 +1,7 @@
-//! Marks with which packets come in: none, but of those that come out of a tunnel.
+//! Marks of received packets: none, except for those that arrive through a tunnel.
 //!
-//! Outer packets meet prerouting and input, and the packet inside goes on with their mark (`vxlan_rcv`, `geneve_rx`: in one
-//! namespace `skb_scrub_packet` leaves it). With a group policy (`IFLA_VXLAN_GBP`) the sender chooses another.
+//! Outer packets traverse prerouting and input, and the inner packet keeps their mark (`vxlan_rcv`, `geneve_rx`; within
+//! one namespace `skb_scrub_packet` leaves it). With a group policy (`IFLA_VXLAN_GBP`) the sender sets another.
 
 use super::TunnelWalk;
 use super::inner::UNMARKED;
@@ -36,13 +36,13 @@ impl OnNat for ForSocket {
     }
 
     fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
-        // Another source keeps them from nothing, and one that is not known to translate may leave them as they are.
+        // Source NAT does not matter, and an unsupported statement may leave packets unchanged.
         if hook != Hook::Input && walk.nat(hit).is_some() { NOTHING } else { packets }
     }
 }
 
 impl TunnelWalk<'_, '_> {
-    /// These packets, which come in, with the marks that they may have. `leave`: it is them that get into the tunnel again.
+    /// The received packets with the marks that they may have. `leave`: these packets enter the tunnel again.
     pub(super) fn with_marks_of_arrivals(&mut self, packets: PacketSet, leave: bool) -> PacketSet {
         let facts = self.facts;
         let unmarked = self.walk.all_with(packets, &[(Field::Mark, UNMARKED)]);
@@ -70,8 +70,8 @@ impl TunnelWalk<'_, '_> {
         self.walk.space.or(unmarked, marked)
     }
 
-    /// If checksums are left to a device of packets that come out of a tunnel: a card has verified them, and a virtual device may
-    /// hand on what their sender has left (`CHECKSUM_PARTIAL`).
+    /// Packets under the assumption that checksums of packets from a tunnel are left to a device: a NIC has verified
+    /// them, and a virtual device may pass on what its sender left open (`CHECKSUM_PARTIAL`).
     fn if_checksums_are_left(&mut self) -> PacketSet {
         let why =
             "whether packets that come out of a tunnel leave their checksum to the device by which they enter it again";

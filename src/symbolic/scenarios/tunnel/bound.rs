@@ -1,4 +1,5 @@
-//! Which marks can get into a tunnel at all: once all of these were seen, nothing more can be learned from inner packets.
+//! Upper bound of the marks with which packets may enter a tunnel: once all were seen, further inner packets add
+//! nothing.
 
 use std::cell::OnceCell;
 
@@ -9,14 +10,14 @@ use crate::symbolic::machine::Walk;
 use crate::symbolic::space::{BitPattern, PacketSet};
 
 impl TunnelWalk<'_, '_> {
-    /// Whether no other mark can come: each that rules can write is among these, whatever could not be told.
+    /// Whether no other mark is possible: all that rules may write, under any answers, are among these.
     pub(super) fn are_all(&mut self, marks: PacketSet) -> bool {
         let network = self.walk.network;
         let unread = Family::IP.into_iter().any(|family| network.unread(family).is_some());
         if unread || network.marks_elsewhere(self.bits_brought_in()).is_some() || network.doubtful_bits().is_some() {
             return false;
         }
-        // Who wrote them does not matter here.
+        // Mark writers do not matter here.
         let marks = self.walk.space.exists(marks, &self.walk.writer_variables().into_iter().collect());
         let chosen = if self.facts.arrivals.marking.is_empty() { 0 } else { GROUP_POLICY };
         let can_be_set = (network.survey().can_be_set | network.settable_bits() | chosen) & self.decisive();
@@ -25,7 +26,7 @@ impl TunnelWalk<'_, '_> {
         if self.are_among(possible, marks) {
             return true;
         }
-        // A walk that leaves out what only drops packets tells more, and costs something.
+        // A sliced walk is more precise, at a cost.
         let (bound, units) = self.walk.effort.measure(|| self.bound.get_or_init(|| self.bound()).clone());
         self.walk.was_spent_elsewhere(units);
         let Some(bound) = bound else { return false };
@@ -39,7 +40,7 @@ impl TunnelWalk<'_, '_> {
         self.walk.space.minus(open, marks).is_empty()
     }
 
-    /// All marks that packets can get into the tunnel with, and maybe others. `None`: it is not worth it, or they are too many.
+    /// All marks with which packets may enter the tunnel, and possibly others. `None`: not worth it, or too many.
     fn bound(&self) -> Option<Vec<BitPattern>> {
         let (network, decisive) = (self.walk.network, self.decisive());
         if self.walk.is_sliced() || !network.is_worth_slicing(decisive) {

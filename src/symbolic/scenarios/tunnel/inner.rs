@@ -1,17 +1,18 @@
-//! Packets that get into a tunnel, and the marks that they may have when they do.
+//! Packets that enter a tunnel, and the marks that they may have.
 //!
-//! Inner packets are what routes lead into the tunnel. Their mark starts at 0. First packets and later ones (nat is skipped,
-//! and what earlier ones saved in the connection's mark is there, those that came out of the tunnel included), from this host
-//! and, if any device forwards, from others; of both families. On output a packet still has the device of the route that it
-//! had before anything translated its destination.
+//! Inner packets are those routed into the tunnel, initially with mark 0: first packets and later ones (which skip nat
+//! chains and have the connection mark saved by earlier ones, including those that arrived through the tunnel), of this
+//! host and, if any device forwards, of others, in both families. On output a packet still has the device of its route
+//! before destination NAT.
 //!
-//! Chains that no packet is followed through still count: where one at ingress or of a bridge may write marks, any mark may
-//! get into the tunnel. Frames of a bridge pass the rules if `bridge-nf-call-iptables` or the bridge's own option says so.
+//! Chains outside the IP hooks count as well: if one at ingress or of a bridge may write marks, any mark may enter the
+//! tunnel. Bridged frames traverse the rules if `bridge-nf-call-iptables` or the bridge's own option is set.
 //!
-//! No mark is dropped for want of a route: a packet that is routed again without the device that its tunnel insists on may
-//! take any way if some table has another one for it.
+//! No mark is excluded for lack of a route: a packet that is re-routed without the device that its tunnel is bound to
+//! may take any path if some table has another one for it.
 //!
-//! An exposure names who set the mark: the packets that enter the tunnel walk once more, and carry which rule wrote it.
+//! For an exposure the mark writer is named: the packets that enter the tunnel are walked again, recording which rule
+//! wrote the mark.
 
 use crate::symbolic::scenarios::first;
 use std::collections::BTreeSet;
@@ -34,20 +35,21 @@ const MAX_ROUNDS: usize = 8;
 /// No mark.
 pub(super) const UNMARKED: &[(u128, u128)] = &[(0, 0)];
 
-/// TCP and UDP: protocols of which `NETIF_F_HW_CSUM` leaves a checksum to the tunnel's device. That of SCTP has a feature of its own,
-/// and packets of tunnels inside are completed before (`netif_skb_features`: no tunnel sets `hw_enc_features`).
+/// TCP and UDP: protocols for which `NETIF_F_HW_CSUM` leaves the checksum to the tunnel device. SCTP has a feature of
+/// its own, and packets of nested tunnels are completed earlier (`netif_skb_features`: no tunnel sets
+/// `hw_enc_features`).
 const OFFLOADED: &[(u128, u128)] = &[(6, 6), (17, 17)];
 /// TCP
 const TCP: &[(u128, u128)] = &[(6, 6)];
 
 impl TunnelWalk<'_, '_> {
-    /// All marks that a packet can leave the tunnel's device with.
+    /// All marks with which packets may leave the tunnel device.
     pub(super) fn inner(&mut self) -> PacketSet {
         self.walk.outer = false;
         let bits = self.bits_brought_in();
         let elsewhere = first::if_marked_elsewhere(&mut self.walk, bits);
         let mut marks = self.walk.space.and(elsewhere, self.walk.start());
-        // Where nothing is routed into it, whatever enters it has passed no rule of IP.
+        // If nothing is routed into it, packets enter it without traversing IP rules.
         if self.facts.bridged || self.facts.inner.iter().all(Numbers::is_empty) {
             for family in Family::IP {
                 self.begin(family, format!("bridged {family}"));
@@ -140,23 +142,24 @@ impl TunnelWalk<'_, '_> {
         self.walk.gave_up.get_or_insert_with(why);
     }
 
+    /// Starts a new stage with packets of this family.
     pub(super) fn begin(&mut self, family: Family, stage: String) {
         self.walk.stage = stage;
         self.walk.packets = Packets::new(PacketKind::Traffic, family);
     }
 
-    /// Marks, and those of these packets; nothing else of them is told any more.
+    /// Adds the marks of these packets, forgetting everything else about them.
     fn add(&mut self, marks: PacketSet, packets: PacketSet) -> PacketSet {
         let (mut fields, decisive) = (self.walk.layout.variables(false), self.decisive());
         let others: BTreeSet<u32> = self.walk.block(&Field::Mark).bits((!decisive).into()).collect();
         fields.extend(&others);
         let only = self.walk.without(packets, fields);
-        // What the other bits are does not matter: 0.
+        // Other bits do not matter: 0.
         let only = others.iter().fold(only, |only, bit| self.walk.space.minus(only, self.walk.space.is_set(*bit)));
         if self.walk.is_over() { marks } else { self.walk.space.or(marks, only) }
     }
 
-    /// The same for marks of connections.
+    /// The same for connection marks.
     pub(super) fn save(&mut self, saved: PacketSet, packets: PacketSet) -> PacketSet {
         let mut fields = self.walk.layout.variables(false);
         let own = self.walk.block(&Field::ConnectionMark);
@@ -167,7 +170,7 @@ impl TunnelWalk<'_, '_> {
         if self.walk.is_over() { saved } else { self.walk.space.or(saved, only) }
     }
 
-    /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
+    /// Bridged frames that enter the tunnel, if they traverse IP rules (`br_nf_pre_routing`).
     fn bridge_pass(&mut self, family: Family) -> PacketSet {
         self.begin(family, format!("bridge {family}"));
         self.walk.packets.bridged = true;
@@ -191,7 +194,7 @@ impl TunnelWalk<'_, '_> {
             packets = self.pass(Hook::Prerouting, flow, packets);
             packets = self.walk.set(packets, &Field::OutputName, upper_devices.as_ranges());
             packets = self.pass(Hook::Forward, flow, packets);
-            // br_nf_post_routing says no device that it came in by.
+            // br_nf_post_routing passes no input device.
             packets = self.walk.set(packets, &Field::InputName, NO_DEVICE);
             packets = self.pass(Hook::Postrouting, flow, packets);
             packets = self.hook(Hook::Egress, true, flow, packets);
@@ -200,18 +203,18 @@ impl TunnelWalk<'_, '_> {
         all
     }
 
-    /// First packets of connections, not yet routed, that came in by some device.
+    /// First packets of connections from some device, not routed yet.
     pub(super) fn unclassified(&mut self) -> PacketSet {
         let packets = first::first_packets(&mut self.walk);
         self.walk.all_with(packets, &[(Field::InputName, SOME_DEVICE), (Field::OutputName, NO_DEVICE)])
     }
 
-    /// A hook, behind which translated packets may be of any ends.
+    /// Runs a hook, after which translated packets may have any addresses.
     fn pass(&mut self, hook: Hook, flow: Flow, packets: PacketSet) -> PacketSet {
         self.walk.hook(hook, None, flow, packets, &mut AnyEnds)
     }
 
-    /// First packets that come out of the tunnel: what they leave in the connection's mark, answers begin with.
+    /// First packets that arrive through the tunnel: replies start with the connection mark that they save.
     fn arriving(&mut self, family: Family, forwarded: bool, assumed: PacketSet) -> PacketSet {
         self.begin(family, format!("arriving {family} {forwarded}"));
         self.walk.packets.forwarded = forwarded;
@@ -233,7 +236,7 @@ impl TunnelWalk<'_, '_> {
         self.pass(Hook::Postrouting, Flow::First, packets)
     }
 
-    /// The inner packets as they are when they get to the tunnel. `connections`: the marks of their connections.
+    /// Inner packets as they enter the tunnel. `connections`: their connection marks.
     fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {flow:?}"));
         self.walk.packets.forwarded = forwarded;
@@ -265,7 +268,7 @@ impl TunnelWalk<'_, '_> {
             packets = self.without_own(packets, &source);
         }
         if forwarded {
-            // What comes in by it is for this host.
+            // Packets received on it are local.
             let lo = self.walk.with(&Field::InputName, loopback().as_slice());
             packets = self.walk.space.minus(packets, lo);
         }
@@ -286,7 +289,7 @@ impl TunnelWalk<'_, '_> {
             packets = self.walk.as_postrouting_sees(packets);
         }
         packets = self.hook(Hook::Postrouting, false, flow, packets);
-        // Whether a packet takes the way by the bridge or device above is a matter of its route.
+        // Whether packets use the bridge or upper device follows from their route.
         for above in &self.facts.above {
             let later = None;
             let mut inner = Inner { facts: self.facts, later };
@@ -346,7 +349,7 @@ impl TunnelWalk<'_, '_> {
         self.walk.space.or(self.walk.space.and(packets, into), elsewhere)
     }
 
-    /// A hook; `own`: that of the tunnel's device.
+    /// Runs a hook; `own`: the hook of the tunnel's device.
     fn hook(&mut self, hook: Hook, own: bool, flow: Flow, packets: PacketSet) -> PacketSet {
         let family = self.walk.packets.family;
         let later = match self.walk.network.translates_destinations(family, hook == Hook::Output) {
@@ -363,7 +366,7 @@ impl TunnelWalk<'_, '_> {
     }
 }
 
-/// For people: which packets these are.
+/// Description of the packets, for reports.
 fn traffic(forwarded: bool, flow: Flow) -> &'static str {
     match (forwarded, flow) {
         (false, Flow::First) => "packets of this host",
