@@ -33,6 +33,7 @@ const TRANSLATIONS: usize = 4096;
 const CLIENTS_EACH: usize = 4;
 
 const TCP: u8 = 6;
+/// `IPPROTO_UDP`
 pub(super) const UDP: u8 = 17;
 
 /// One direction of an entry (`CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`).

@@ -58,6 +58,7 @@ pub(super) struct VendorFile {
     name: String,
     #[cfg_attr(not(test), expect(dead_code, reason = "for people, and the test of the files"))]
     title: String,
+    /// What x.y.z in its releases means.
     pub numbers: Numbers,
     /// For `in_version`: text before the package version in `uname -v`.
     #[serde(default)]
