@@ -1,7 +1,7 @@
-//! What one look costs after the kernel has answered, and with it: decoding and judging captured nodes, rendering,
-//! and a whole look at this machine.
+//! Cost of one reading with and without the kernel's part: decoding and judging recorded nodes, rendering, and a
+//! complete reading of this machine.
 //!
-//! `cargo bench`; compare medians of alternated runs, machines are noisy.
+//! `cargo bench`; compare medians of alternating runs, because machines are noisy.
 
 #![allow(missing_docs, reason = "criterion generates public functions")]
 

@@ -1,7 +1,7 @@
-//! What a node with 50,000 Service rules costs inside the process: the first look at a rule set, the next ones while it stands,
-//! and legacy tables beside the bare socket options. Whole processes: nodes.py.
+//! Cost within the process of a node with 50,000 Service rules: the first reading of a rule set, later ones while it is
+//! unchanged, and legacy tables compared with the bare socket options. For whole processes see nodes.py.
 //!
-//! `cargo bench --bench rules`, as root: it moves into a network namespace of its own, which vanishes with it.
+//! `cargo bench --bench rules`, as root: it enters a network namespace of its own, which is removed with it.
 
 #![allow(missing_docs, reason = "criterion generates public functions")]
 #![allow(clippy::disallowed_types, reason = "it loads the rules")]

@@ -1,4 +1,4 @@
-//! The command line: flags, sub-commands, and their conversion into ready values.
+//! The command line: flags and sub-commands, and their conversion into settings.
 
 mod collectors;
 
@@ -232,7 +232,7 @@ pub struct Trees {
 }
 
 impl Trees {
-    /// As the kernel is told.
+    /// The mount points.
     pub fn paths(&self) -> Paths {
         Paths { procfs: self.procfs.clone(), sysfs: self.sysfs.clone(), rootfs: self.rootfs.clone() }
     }
@@ -267,14 +267,14 @@ pub struct Common {
 }
 
 impl Common {
-    /// What is read.
+    /// Enabled collectors, with their limits.
     pub fn collectors(&self) -> Collectors {
         let mut collectors = self.collectors.on.clone();
         collectors.flows.sample = self.flows.sample;
         collectors
     }
 
-    /// What is captured: entries only if they were asked for.
+    /// Collectors for a capture; conntrack entries only if requested.
     pub fn captured(&self) -> Collectors {
         let named = self.collectors.named.contains(&Collector::Flows);
         let wanted = |collector: &Collector| *collector != Collector::Flows || named;
@@ -283,7 +283,7 @@ impl Common {
         collectors
     }
 
-    /// What the judge is told.
+    /// Settings for the judge.
     pub fn options(&self, advisories: &[String]) -> judge::Options {
         judge::Options {
             kernel_defects: self.kernel_defects.iter().cloned().collect(),
@@ -295,7 +295,7 @@ impl Common {
         }
     }
 
-    /// Which result of a probe is used.
+    /// Which probe result to use.
     pub fn probe_choice(&self) -> Choice {
         match &self.probe_result {
             None => Choice::Usual,

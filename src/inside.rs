@@ -1,4 +1,4 @@
-//! What the tests and benches of this repository use of the inside. No promise to anyone else: it changes with them.
+//! Internals used by the tests and benches of this repository. Not a stable interface.
 
 /// Advisories.
 pub mod advisory {

@@ -1,27 +1,28 @@
-//! natwatch: what connection tracking, NAT, tunnels, offloads and the kernel do on a Linux node, and whether it is
-//! exposed to a known defect.
+//! natwatch: a Prometheus exporter that reads conntrack, NAT rules, tunnels, offloads and the kernel's version of a
+//! Linux node, and judges whether the node is exposed to known defects.
 //!
-//! Data flows one way, and the modules are listed in its order:
+//! Data flows one way, in the order of these modules:
 //!
-//! | module | what it does |
+//! | module | contents |
 //! |---|---|
-//! | [`kernel`] | `Live`, which asks the operating system; decodes nothing |
-//! | [`capture`] | `Ask`, the only door to the node; a saved capture, which answers as the node did; a capture as a directory |
-//! | [`redact`] | a capture without private data |
-//! | [`netfilter`] | the bytes of netlink and netfilter; names nothing of ours |
-//! | [`read`] | readers: what a node is asked, and bytes to facts |
-//! | [`facts`] | the facts |
-//! | [`monotonic`] | counters that never fall |
-//! | [`symbolic`] | what the kernel would do with a packet |
+//! | [`kernel`] | `Live`: executes requests to the operating system; decodes nothing |
+//! | [`capture`] | `Ask`, the only access to a node; requests; saved captures and their replay |
+//! | [`redact`] | removes private data from a capture |
+//! | [`netfilter`] | binary formats of netlink and netfilter; independent of the rest |
+//! | [`read`] | readers: requests, and decoding of answers into facts |
+//! | [`facts`] | facts about a node |
+//! | [`monotonic`] | makes counters monotonic across readings |
+//! | [`symbolic`] | symbolic execution: what the kernel would do with packets |
 //! | [`advisory`] | known problems and kernel defects, as data |
-//! | [`judge`] | facts to verdicts |
-//! | [`report`], [`metrics`] | verdicts and facts to text, JSON, HTML; to series |
-//! | [`probe`] | which defects the running kernel has, by experiment |
-//! | [`serve`] | one reading at a time, what is remembered between them, and answers over HTTP |
+//! | [`judge`] | derives verdicts from facts |
+//! | [`report`], [`metrics`] | text, JSON and HTML reports; metric samples |
+//! | [`probe`] | tests by experiment which defects the running kernel has |
+//! | [`serve`] | the exporter: one reading at a time, memory between readings, HTTP |
 //! | [`cli`], [`commands`] | flags and sub-commands |
 //!
-//! ARCHITECTURE.md tells why, and which modules may name which. To others this crate is a program: [`parse`] a command line and
-//! [`run`] it; and [`netfilter`], which could be a crate of its own. What tests and benches use beside that, `inside` lists.
+//! ARCHITECTURE.md gives the reasons, and says which module may use which. The public interface is a program, [`parse`]
+//! and [`run`], and [`netfilter`], which could be a crate of its own. `inside` lists what tests and benches use beyond
+//! that.
 
 #![allow(rustdoc::private_intra_doc_links, reason = "these pages are read with private items")]
 #![warn(unreachable_pub)]

@@ -1,5 +1,5 @@
-//! Network devices, tunnels, offload features, addresses, routes and policy rules, as rtnetlink and ethtool report
-//! them. Filled by `read::links` and `read::routing`.
+//! Network devices, tunnels, offload features, addresses, routes, policy rules. Filled by `read::links`,
+//! `read::routing`.
 
 use super::outer_header::OuterHeader;
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,8 +116,7 @@ pub struct Tunnel {
     pub fdb: Reading<Vec<FdbEntry>>,
     /// Paths of outer packets by mark, from route lookups. Absent as for `underlay`.
     pub outer: Reading<Vec<OuterRoute>>,
-    /// Indexes of the devices that outer packets leave by, from route lookups. Absent: no fixed route, because the
-    /// device is flow-based or has no remote.
+    /// Indexes of outer packets' output devices, by route lookups. Absent: none fixed (flow-based, or without remote).
     pub underlay: Reading<Vec<u32>>,
 }
 
@@ -281,8 +280,7 @@ impl Link {
         self.kind.as_deref().is_some_and(|kind| kinds.contains(&kind))
     }
 
-    /// Whether all lower devices are known. They are not for veth, tun and virtual switches, whose packets go on
-    /// outside what natwatch reads.
+    /// Whether all lower devices are known: not for veth, tun and virtual switches, whose packets leave what is read.
     pub fn shows_what_is_below(&self) -> bool {
         self.kind.is_none() || self.is_any_of(ON_TOP) || self.is_any_of(CLOSED)
     }

@@ -1,8 +1,8 @@
 //! Facts: what one reading found out about a node. Plain data, no I/O, no judgement.
 //!
-//! `read` fills them, `symbolic` and `judge` derive verdicts from them, `report` and `metrics` print them. What may be unread
-//! is a [`Reading`], which keeps "not there" (a fact) apart from "could not be read". A zero in here is a measured
-//! zero.
+//! `read` fills them, `symbolic` and `judge` derive verdicts from them, `report` and `metrics` print them. What may be
+//! unread is a [`Reading`], which keeps "not there" (a fact) apart from "could not be read". A zero in here is a
+//! measured zero.
 
 mod conntrack;
 mod flows;

@@ -1,5 +1,5 @@
-//! Facts about a tunnel beside the rules: which packets enter it, and which paths its outer packets take. Input of
-//! `scenarios::tunnel`.
+//! Facts about a tunnel beside the rules, input of `scenarios::tunnel`: packets that enter it, paths of its outer
+//! packets.
 
 mod arrivals;
 
@@ -202,8 +202,7 @@ fn destination_ports(tunnel: &Tunnel) -> Option<Numbers> {
     }
 }
 
-/// Whether frames of the tunnel's bridge traverse IPv4 (0) or IPv6 (1) rules: by the bridge's own setting or the
-/// sysctl.
+/// Whether frames of the tunnel's bridge traverse IPv4 (0) or IPv6 (1) rules: by the bridge's own option or sysctl.
 fn bridges_call_rules(facts: &Facts, link: &Link, at: usize) -> Result<bool, Question> {
     if bridge_of(facts.known_links(), link).is_some_and(|bridge| bridge.calls_rules[at]) {
         return Ok(!matches!(facts.bridges_call_rules[at], Reading::Absent(_)));
@@ -265,8 +264,7 @@ fn is_rerouted(routes: &[Route], destinations: &[(IpAddr, Option<u32>)]) -> bool
     })
 }
 
-/// Destinations routed into one of these devices. Without the link-local and multicast routes of every IPv6 device,
-/// which carry no traffic with checksum offload.
+/// Destinations routed into one of these devices, without IPv6's link-local and multicast routes (no checksum offload).
 fn routed_into(facts: &Facts, devices: &BTreeSet<u32>, family: Family) -> Numbers {
     let whole: IpAddr = if family == Family::Ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
     let routes = facts.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
@@ -310,9 +308,8 @@ fn vague_paths(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     families.map(path).collect()
 }
 
-/// Possible paths of a tunnel of which only sockets are seen: by each device that may carry it, from each address that
-/// routing may choose there. Masquerading chooses the same address if the route has none (`inet_select_addr`,
-/// `ipv6_dev_get_saddr`).
+/// Possible paths of a tunnel of which only sockets are seen: by each device and each address that routing may choose.
+/// Masquerading gives the same address if the route has none (`inet_select_addr`, `ipv6_dev_get_saddr`).
 fn paths_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let addresses = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
     let routes = facts.routes.ok().map_or(&[][..], Vec::as_slice);

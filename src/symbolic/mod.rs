@@ -21,7 +21,7 @@
 //! | `machine` | hooks, chains, rules, matches, sets, writes, the NAT core |
 //! | `past` | routes by which a mark may lead past a tunnel |
 //! | `facts` | facts about a tunnel: which packets enter it, and paths of its outer packets |
-//! | `scenarios` | which packets run through the rules: of tunnels, of Services, new connections, and which of these compete |
+//! | `scenarios` | which packets run through the rules: of tunnels, of Services, of new connections |
 
 mod assumptions;
 mod certainty;

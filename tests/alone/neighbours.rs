@@ -1,4 +1,4 @@
-//! How full the neighbour tables are, with real entries. The tables are one for all network namespaces of this machine.
+//! Fill level of the neighbour tables, with real entries. All network namespaces of a machine share the tables.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The rules of ARCHITECTURE.md that a machine can hold.
+//! The rules of ARCHITECTURE.md that can be checked automatically.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,7 +1,7 @@
-//! Modules import no circle: of two in one folder, with all that lies below each, at most one needs the other.
+//! No import circles: of two modules in one folder, each with everything below it, at most one uses the other.
 //!
-//! Read off the paths in the code: those of `use`, and those written out. A name that a parent hands on counts as the child's that
-//! has it. A parent and what lies below it are one piece: it may hold what they share, and call them.
+//! Determined from paths in the code, in `use` and elsewhere. A name re-exported by a parent counts as that of the
+//! child which defines it. A parent and everything below it are one unit: it may define what they share, and call them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Rule sets that are dear to judge: a judgement is bounded, and ends soon when it is told to.
+//! Rule sets that are expensive to judge: a judgement is bounded, and stops soon when told to.
 
 use std::fs;
 use std::net::Ipv4Addr;

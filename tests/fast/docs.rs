@@ -1,4 +1,4 @@
-//! The documents say what the program does.
+//! Documents match the program.
 
 use std::collections::BTreeSet;
 use std::fs;

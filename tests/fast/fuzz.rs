@@ -1,6 +1,6 @@
-//! The targets of `fuzz/` without cargo-fuzz: mutated answers of kernels, for so many seconds.
+//! Runs the targets of `fuzz/` without cargo-fuzz: mutated kernel answers, for a number of seconds.
 //!
-//! `NATWATCH_FUZZ_SECONDS` is the time of all targets together, `NATWATCH_FUZZ_SEED` repeats a run.
+//! `NATWATCH_FUZZ_SECONDS` is the time for all targets together, `NATWATCH_FUZZ_SEED` repeats a run.
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};

@@ -1,6 +1,6 @@
-//! Whole outputs of every captured node in `tests/nodes`, in every format, with exit codes.
+//! Complete outputs for every recorded node in `tests/nodes`, in every format, with exit codes.
 //!
-//! `make golden` writes `tests/golden` anew; the diff is to be reviewed.
+//! `make golden` rewrites `tests/golden`; review the diff.
 
 use std::fmt::Write as _;
 use std::fs;

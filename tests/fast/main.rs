@@ -1,4 +1,4 @@
-//! What takes no privilege: the code's shape, goldens of recorded nodes, parsers, documents.
+//! Tests without privileges: code structure, goldens of recorded nodes, parsers, documents.
 
 #![allow(clippy::too_many_arguments, clippy::too_many_lines, reason = "a test is a table, or a story")]
 #![allow(clippy::disallowed_types, reason = "tests run the program and the standard tools")]

@@ -1,4 +1,4 @@
-//! What kernels have written is written again byte for byte from what was made of it.
+//! Round trips: what was parsed from a kernel's bytes is written as the same bytes.
 
 use crate::support::round_trip::{extension, recorded_answers, round_trips};
 use natwatch::netfilter::netlink::{self, AttributeValue as _, BlockLayout, Emit as _, MessageWriter};

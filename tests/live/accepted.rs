@@ -1,4 +1,4 @@
-//! Known risks: `--accept` leaves them out of what counts and changes nothing else.
+//! Accepted risks: `--accept` excludes them from what counts and changes nothing else.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! The verdicts about connections, held against the running kernel: random rules, connections between all hosts, segments out of
-//! their windows, entries that are lost, the ports that clients are given, and name queries.
+//! Verdicts about connections compared with the running kernel: random rules, connections between all hosts,
+//! out-of-window segments, expired entries, ports that clients get, and DNS queries.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,5 @@
-//! Connection tracking on a live kernel: natwatch says what `conntrack -S` and the sysctls say, after real races,
-//! exhausted ports and full tables; and where the kernel's files are missing, why.
+//! Connection tracking on a live kernel: natwatch reports what `conntrack -S` and sysctls do, after real races,
+//! exhausted ports and full tables; and why, if the kernel's files are missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

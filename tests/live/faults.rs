@@ -1,7 +1,7 @@
-//! A failure cannot be overlooked: every single answer of a node is made to fail in every way that an answer can, and no
-//! verdict may become better than the truth.
+//! Failures cannot be overlooked: every single answer of a node is made to fail in every possible way, and no verdict
+//! may become better than the truth.
 //!
-//! Recorded nodes, and a live node for each backend.
+//! For recorded nodes, and a live node per backend.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;

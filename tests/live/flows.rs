@@ -1,4 +1,4 @@
-//! What is told of entries of connection tracking, held against the kernel's own list and against packets.
+//! Values about conntrack entries compared with the kernel's own list and with packets.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};

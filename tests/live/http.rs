@@ -1,4 +1,4 @@
-//! The HTTP side: endpoints, negotiation, limits, signals, logs, the page and the JSON document.
+//! The HTTP server: endpoints, negotiation, limits, signals, logs, the page and the JSON document.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};

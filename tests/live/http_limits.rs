@@ -1,4 +1,4 @@
-//! What clients, and whoever reads the log, cannot do to the server.
+//! What clients and log readers cannot do to the server.
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};

@@ -1,7 +1,6 @@
-//! The lab is sound: what the live tests provoke, the standard tools see too.
+//! Checks of the test labs: what live tests provoke is also seen by standard tools.
 //!
-//! No natwatch code runs here. If one of these fails, the failures of other live tests say
-//! nothing about natwatch.
+//! No natwatch code runs here. If one of these fails, failures of other live tests say nothing about natwatch.
 
 use std::time::Duration;
 

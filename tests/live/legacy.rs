@@ -1,5 +1,5 @@
-//! Source-NAT rules in legacy x_tables: natwatch reports what `iptables-legacy-save` lists, rule by rule, and makes
-//! nothing by looking.
+//! Source-NAT rules in legacy x_tables: natwatch reports what `iptables-legacy-save` lists, rule by rule, and creates
+//! no table by reading.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Tunnels, what carries them, and offload features on a live kernel: natwatch says what `ip` and `ethtool` say.
+//! Tunnels, underlay devices and offload features on a live kernel: natwatch reports what `ip` and `ethtool` do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};

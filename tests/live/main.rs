@@ -1,4 +1,4 @@
-//! The program on real kernels: namespaces, rules, packets, as root.
+//! The program on a real kernel: namespaces, rules, packets, as root.
 
 #![allow(clippy::too_many_arguments, clippy::too_many_lines, reason = "a test is a table, or a story")]
 #![allow(clippy::disallowed_types, reason = "tests run the program and the standard tools")]

@@ -1,5 +1,5 @@
-//! What a reading takes over from earlier ones is what is there: links, addresses, routes, sysctls, rules and what their sets hold
-//! change at random between readings, and each reading finds what one finds that remembers nothing, and is judged the same.
+//! What a reading takes over is still valid: links, addresses, routes, sysctls, rules and sets change at random between
+//! readings, and each reading has the same facts and verdicts as one without memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,4 +1,4 @@
-//! Source-NAT rules in nf_tables: natwatch reports what `iptables-save` and `nft` list, rule by rule, whoever wrote it.
+//! Source-NAT rules in nf_tables: natwatch reports what `iptables-save` and `nft` list, rule by rule, for any writer.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
-//! natwatch as root, as nobody, and in between: the same numbers, never a failure, and sources that say what is missing.
+//! natwatch as root, as nobody, and in between: the same values, no failure, and sources that say which permission is
+//! missing.
 
 use std::collections::BTreeMap;
 

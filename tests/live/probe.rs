@@ -1,4 +1,5 @@
-//! `natwatch probe`: what it finds is so, whoever runs it; where it may not look it says so; and nothing stays behind.
+//! `natwatch probe`: its findings are correct for any user, missing permissions are reported, and it leaves nothing
+//! behind.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! What an earlier probe has found: where it is looked for, when it counts, and that it is said when it does not.
+//! Results of earlier probes: where they are searched for, when they are used, and the message when they are not.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};

@@ -1,4 +1,4 @@
-//! Looking changes nothing: no other program, no file written, nothing set, no packet sent, the namespace as before.
+//! Reading changes nothing: no other program, no file written, no setting, no packet sent, the namespace as before.
 
 use std::collections::BTreeSet;
 use std::fs;

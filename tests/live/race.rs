@@ -1,4 +1,4 @@
-//! The verdict about lost races for source ports, held against races that are really lost.
+//! The verdict about lost races for source ports compared with real lost races.
 
 use std::time::Duration;
 

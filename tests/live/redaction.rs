@@ -1,5 +1,5 @@
-//! `capture --redact` on rules that use everything, and on those that software in the wild writes: nothing is left that tells
-//! who someone is, and what is left says the same about source NAT.
+//! `capture --redact` on rules with every feature and on rules of real programs: nothing identifies anyone, and source
+//! NAT is reported as before.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Captures: what they hold, their replay elsewhere, redaction, and what becomes of broken ones.
+//! Captures: contents, replay elsewhere, redaction, and broken ones.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! The verdicts about resets, held against the running kernel: a real connection, and a segment that is far out of its window.
+//! Verdicts about resets compared with the running kernel: a real connection, and a segment far out of its window.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! How rules are read: while they change, by whom, without touching them, and what their counters become.
+//! Reading rules: during changes, with owners, without changing them, and their counters.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! What reading the rules costs: few questions, whatever the number of Services, and next to none while nothing changes.
+//! Cost of reading rules: few requests for any number of Services, and almost none while nothing changes.
 
 use std::fmt::Write as _;
 

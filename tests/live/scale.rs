@@ -1,7 +1,7 @@
-//! What decoding and judging cost grows with the rules, peers and devices and no faster. Instructions are counted, not time, by
-//! valgrind's callgrind: in this very binary, which compilers and their options change. So no count is recorded, but how counts of
-//! one run compare: of a set of rules, of twice and of four times as many. The second step has twice as many rules as the first
-//! and may cost `GROWTH` times as much; whatever is done once does not count. A cost that grows with the square makes it 4.
+//! The cost of decoding and judging grows with rules, peers and devices, and no faster. Instructions are counted rather
+//! than time, by valgrind's callgrind in this very binary, which depends on compiler and options. So counts are not
+//! recorded but compared within a run: for a set of rules, twice and four times as many. The second doubling may cost
+//! `GROWTH` times the first; what is done once does not count. Quadratic cost would give 4.
 
 use std::env;
 use std::fmt::Write as _;

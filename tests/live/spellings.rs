@@ -1,4 +1,4 @@
-//! Rules that mean the same are judged the same, however they are written.
+//! Equivalent rules get the same verdict, however they are written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -54,7 +54,8 @@ fn advisories(report: &Report) -> impl Iterator<Item = &Value> {
     all.filter(move |advisory| !is_level(advisory["id"].as_str().expect("an id")))
 }
 
-/// What is judged, and what is listed, but for who holds the rules, and what they have counted. The advisory about rules of both backends is about that.
+/// What is judged, and what is listed, but for who holds the rules, and what they have counted. The advisory about
+/// rules of both backends is about that.
 fn told(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     for advisory in advisories(report) {
@@ -159,7 +160,8 @@ const PAIRS: &[(&str, &str)] = &[
     ("-m time --timestart 10:00 --timestop 11:00", "meta hour \"10:00\"-\"11:00\""),
 ];
 
-/// Each as what a rule of postrouting tests before it translates: with nft, with iptables in nf_tables, and in a legacy table.
+/// Each as what a rule of postrouting tests before it translates: with nft, with iptables in nf_tables, and in a legacy
+/// table.
 #[test]
 fn a_match_of_iptables_is_judged_like_nfts_own() {
     let mut wrong = Vec::new();

@@ -1,4 +1,4 @@
-//! The support code itself: tunnels, offload, programs and HTTP in namespaces.
+//! Tests of the support code: tunnels, offload, programs and HTTP in namespaces.
 //!
 //! As in `lab`, no natwatch code runs here.
 

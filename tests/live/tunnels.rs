@@ -1,5 +1,5 @@
-//! The verdict about tunnels, held against the running kernel: random rules (`support/tunnel_rules.rs`; those with maps of data:
-//! `support/tunnel_maps.rs`), real packets, and the checksum errors that are counted on the other side.
+//! The verdict about tunnels compared with the running kernel: random rules (`support/tunnel_rules.rs`; with data maps:
+//! `support/tunnel_maps.rs`), real packets, and checksum errors counted on the other side.
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream, UdpSocket};

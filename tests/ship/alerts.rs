@@ -1,5 +1,5 @@
-//! The alerts of `deploy/prometheus`: what promtool says, what their expressions ask for, whether each has its runbook, and
-//! two defects from the packets that are lost to the message that arrives.
+//! The alerts of `deploy/prometheus`: promtool's checks, names in expressions, runbooks, and two defects end to end,
+//! from lost packets to the notification.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! The dashboards keep their conventions, and a real Prometheus that scrapes real nodes answers every query of theirs.
+//! The dashboards follow their conventions, and a real Prometheus that scrapes real nodes answers all their queries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

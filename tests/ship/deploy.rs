@@ -1,6 +1,6 @@
-//! What is deployed starts the program that is here, with the rights that the documents name, and no more.
+//! Deployment files start this program with the privileges that the documentation states, and no others.
 //!
-//! What takes helm, container tools or a booted systemd is in tests/packages (`make test-packages`).
+//! What needs helm, container tools or a booted systemd is in tests/packages (`make test-packages`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,8 +1,8 @@
-//! `make test-kernels KERNELS=DIR`: on each kernel of a directory, what the probe finds, what the version tables say, what the
-//! verdict about nodes with a tunnel between them is, and what happens to their packets.
+//! `make test-kernels KERNELS=DIR`: for each kernel in a directory, the probe's findings, the version tables'
+//! decisions, the verdict about nodes connected by a tunnel, and what happens to their packets.
 //!
-//! `bzImage-*` is a kernel without modules (tests/kernels/build.sh makes some), `vmlinuz-RELEASE` one whose modules are in
-//! `lib/modules/RELEASE` (tests/kernels/debian.sh).
+//! `bzImage-*` is a kernel without modules (built by tests/kernels/build.sh), `vmlinuz-RELEASE` one with modules in
+//! `lib/modules/RELEASE` (fetched by tests/kernels/debian.sh).
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};

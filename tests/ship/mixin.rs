@@ -1,4 +1,4 @@
-//! The jsonnet mixin renders what is shipped, and what its configuration asks for.
+//! The jsonnet mixin renders the shipped files, and applies its configuration.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! A real Prometheus, promtool and the reference parsers read what natwatch serves.
+//! A real Prometheus, promtool and reference parsers accept what natwatch serves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

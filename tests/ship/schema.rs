@@ -1,4 +1,4 @@
-//! docs/report.schema.json and the reports are about the same document.
+//! docs/report.schema.json matches the reports.
 
 use std::collections::BTreeSet;
 use std::fs;

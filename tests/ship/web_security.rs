@@ -1,4 +1,4 @@
-//! `--web.config.file` and `--web.systemd-socket`: who may scrape, and who may not.
+//! `--web.config.file` and `--web.systemd-socket`: TLS and authentication.
 
 use std::fs;
 use std::io::Read as _;

@@ -1,4 +1,4 @@
-//! BPF programs on devices, without `tc`.
+//! Attaches BPF programs to devices other than by tc.
 
 use std::ffi::{c_int, c_long};
 use std::io;

@@ -1,4 +1,4 @@
-//! A capture that a test may change.
+//! A capture that a test may modify.
 
 use std::fs;
 use std::path::{Path, PathBuf};

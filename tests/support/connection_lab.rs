@@ -1,12 +1,12 @@
-//! Hosts on both sides of a router, and connections between all of them: which are reset after a segment out of their window,
-//! and by whom.
+//! Hosts on both sides of a router, and connections between all of them: which are reset after an out-of-window
+//! segment, and by whom.
 //!
 //! ```text
 //! servers, clients ──── lan0 router wan0 ──── servers, clients
 //! ```
 //!
-//! All hosts of a side are on one link, but send everything to the router. So that no rule tells packets apart that are never
-//! sent, each has addresses of the network of its own side, of the other side's, and of neither.
+//! All hosts of a side share a link but send everything to the router. Each has addresses of its own side's network, of
+//! the other side's, and of neither, so that packets occur for everything that rules distinguish.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

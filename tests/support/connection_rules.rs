@@ -1,4 +1,4 @@
-//! Random rules around connections, and what in them cannot be told from a dump.
+//! Random rules for connections, including features whose effect a dump does not show.
 //!
 //! Atoms:
 //! - given another destination: a Service (one address, one port of it, several ports), the router's own addresses; to a server

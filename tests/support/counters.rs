@@ -1,4 +1,4 @@
-//! Kernel counters as conntrack, nstat and procfs print them.
+//! Kernel counters as printed by conntrack, nstat and procfs.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Which CPU a thread runs on, and before whom.
+//! CPU affinity and priority of threads.
 
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};

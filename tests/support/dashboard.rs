@@ -1,4 +1,4 @@
-//! Grafana dashboards: what is asked of every one of them, and the queries that they hold.
+//! Grafana dashboards: conventions for all of them, and extraction of their queries.
 
 use std::collections::{BTreeMap, BTreeSet};
 

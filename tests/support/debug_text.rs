@@ -1,4 +1,4 @@
-//! What is for programmers and must not get into a report.
+//! Text in Debug format, which must not get into a report.
 
 /// Variants of our types that are no word of the field.
 const VARIANTS: [&str; 9] = ["Some(", "Ok(", "Err(", "Other(", "Mark", "Failed(", "Denied(", "Opaque", "Masked"];

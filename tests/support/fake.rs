@@ -1,6 +1,6 @@
-//! Trees that pass for procfs, sysfs or a root file system: real files, copied when asked for.
+//! Substitutes for procfs, sysfs or a root file system: real files, copied on request.
 //!
-//! natwatch resolves below the root it is given, so links out of the tree would lead nowhere.
+//! natwatch resolves paths below the given root, so symlinks out of the tree would be broken.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! A small fleet that one Prometheus scrapes: a busy node that is exposed, its healthy peer, one whose natwatch may see little,
-//! and one that does not answer.
+//! A small fleet scraped by one Prometheus: a busy, exposed node, its healthy peer, one where natwatch lacks
+//! permissions, and one that does not answer.
 //!
 //! ```text
 //! node-3 ──── node-1 ════ node-2        node-4 is an address where nothing listens

@@ -1,11 +1,10 @@
-//! What is fuzzed: one function per parser of `natwatch::netfilter`, for `tests/fast/fuzz.rs` and for the crate in `fuzz/`, which
-//! both include this file by its path.
+//! Fuzz targets: one function per parser of `natwatch::netfilter`, for `tests/fast/fuzz.rs` and the crate in `fuzz/`,
+//! both of which include this file by path.
 //!
-//! It is not in `src`, because nothing but tests runs it, and the netfilter module knows nothing of its tests; and it uses no
-//! crate but natwatch, so that each side can bring its own mutator.
+//! Not in `src`, since only tests run it; and without dependencies other than natwatch, so that either side can use its
+//! own mutator.
 //!
-//! A new parser is a row of [`TARGETS`]. With it go the binary in `fuzz/Cargo.toml` (a test holds it) and the bytes to begin
-//! with.
+//! A new parser needs a row in [`TARGETS`], a binary in `fuzz/Cargo.toml` (a test checks that) and seed bytes.
 
 use std::fmt::Debug;
 

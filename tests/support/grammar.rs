@@ -1,4 +1,4 @@
-//! Rule sets of iptables made by the test: such as look random and are the same in every run, and kube-proxy's.
+//! Generated iptables rule sets: pseudo-random ones that are the same in every run, and kube-proxy's.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,5 +1,6 @@
-//! Packets that are held behind NAT, before their connections are confirmed: connections that were given the same addresses and
-//! ports meanwhile lose all but one of their packets for certain (`__nf_conntrack_confirm`), where a race depends on microseconds.
+//! Packets held after NAT, before their connections are confirmed: of connections that got equal addresses and ports
+//! meanwhile, all but one lose their packet for certain (`__nf_conntrack_confirm`), where a race would depend on
+//! microseconds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! As much of an HTTP/1.1 client as tests need: one request per connection.
+//! A minimal HTTP/1.1 client: one request per connection.
 
 use std::io::{Error, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,4 @@
-//! Devices and their offload features as ip and ethtool print them.
+//! Devices and offload features as printed by ip and ethtool.
 
 use std::collections::BTreeMap;
 

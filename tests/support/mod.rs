@@ -1,9 +1,9 @@
-//! What the tests need around the product: namespaces, topologies, traffic, the kernel's own numbers as the standard
-//! tools print them, and the program itself from outside.
+//! Support for tests: namespaces, topologies, traffic, kernel values as printed by standard tools, and the program as
+//! seen from outside.
 //!
-//! `program` runs natwatch, `capture` and `server` through it; `report`, `exposition` and `rules` take apart what it prints.
-//! `round_trip` and `fuzz_targets` link natwatch's code, which is what they test; everything else neither links nor runs it, so
-//! that a test can hold natwatch against it.
+//! `program` runs natwatch, `capture` and `server` use it; `report`, `exposition` and `rules` parse its output.
+//! `round_trip` and `fuzz_targets` link natwatch's code, which they test; nothing else links or runs it, so that tests
+//! can compare natwatch with it.
 
 // Every integration-test file compiles its own copy of this module and uses a part of
 // it; the rest would be reported as dead code in each of them.

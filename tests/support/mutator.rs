@@ -1,4 +1,4 @@
-//! Bytes that are nearly what a kernel writes: a small mutator for inputs made of attributes, the same for the same seed.
+//! A small mutator for inputs made of attributes, deterministic for a seed.
 
 /// Noise.
 #[derive(Clone, Debug)]

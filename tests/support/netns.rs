@@ -1,4 +1,4 @@
-//! Network namespaces that vanish with the test that made them.
+//! Network namespaces that are removed at the end of the test.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;

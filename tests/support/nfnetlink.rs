@@ -1,4 +1,4 @@
-//! The generation of the rule set, and what a program asks netfilter.
+//! The generation of the rule set, and a program's requests to netfilter.
 
 use natwatch::netfilter::netlink::{Emit as _, Message, MessageWriter, Text, attributes, frame, message};
 use natwatch::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};

@@ -1,4 +1,5 @@
-//! Hosts that choose the same port for the same destination at once, held until all of them have: which of them leave as the same.
+//! Hosts that choose the same source port for one destination at the same time, held until all have: which leave with
+//! equal tuples.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

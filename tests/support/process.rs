@@ -1,4 +1,4 @@
-//! Programs that run while a test looks at them.
+//! Programs that run during a test.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};

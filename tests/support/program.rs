@@ -1,4 +1,4 @@
-//! The program under test: run anywhere, as anyone.
+//! The program under test, run in any namespace as any user.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! A real Prometheus, a real Alertmanager, and a webhook that takes what they send.
+//! A real Prometheus, a real Alertmanager, and a webhook that receives notifications.
 
 use std::collections::BTreeMap;
 use std::fs;

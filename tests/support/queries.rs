@@ -1,4 +1,4 @@
-//! Name queries between the hosts of the connections: which servers those of one socket get to.
+//! DNS queries between the hosts of the connection lab: which servers those of one socket reach.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -1,4 +1,4 @@
-//! Two packets on two CPUs at the same instant: what loses the race for a source port.
+//! Two packets sent at the same time on two CPUs: which loses the race for a source port.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;

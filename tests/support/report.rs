@@ -1,4 +1,4 @@
-//! The JSON document of `natwatch check`, and what tests look up in it.
+//! The JSON document of `natwatch check`, with lookups for tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What a kernel has written is written again byte for byte from what was made of it.
+//! Round trips: what was parsed from a kernel's bytes is written as the same bytes.
 
 use std::fmt::Debug;
 

@@ -1,4 +1,4 @@
-//! Client, router and server in a row; the router translates source addresses.
+//! Client, router and server in a row; the router does source NAT.
 //!
 //! ```text
 //! client eth0 ──── lan0 router wan0 ──── eth0 server

@@ -1,4 +1,4 @@
-//! Rule files of Prometheus, as text: what their expressions select, and the same rules in a hurry.
+//! Prometheus rule files: selectors in their expressions, and the same rules with shortened times.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Source-NAT rules as `iptables-save` and `nft` print them, and as natwatch reports them: two readings to compare.
+//! Source-NAT rules as printed by `iptables-save` and `nft`, and as reported by natwatch, for comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! What a redacted capture must not tell of the rules that it was taken from, and where that stands all the same.
+//! Private data of the rules a redacted capture was taken from, and a search for them in it.
 
 use std::collections::BTreeSet;
 use std::fs;

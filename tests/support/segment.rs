@@ -1,4 +1,4 @@
-//! TCP segments that no socket sends: crafted from what a socket knows of its connection.
+//! TCP segments that no socket would send, built from a connection's state.
 
 use std::ffi::c_int;
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -1,4 +1,4 @@
-//! natwatch as a server in a namespace.
+//! natwatch running as a server in a namespace.
 
 use std::io::{Error, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};

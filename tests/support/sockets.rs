@@ -1,4 +1,4 @@
-//! Sockets with a fixed source, and enough of them.
+//! Sockets with a fixed source, and a raised limit for many of them.
 
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;

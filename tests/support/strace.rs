@@ -1,7 +1,7 @@
-//! What a program asks of the kernel, as strace writes it down.
+//! A program's system calls, as traced by strace.
 //!
-//! Versions of strace differ in what they know how to print, so little is taken from what they print: numbers instead
-//! of names, the kernel's own word for what a descriptor is (`socket:[4711]`), and of what is sent the bytes.
+//! Versions of strace print different things by name, so little depends on its output: numbers instead of names, the
+//! kernel's own name of a descriptor (`socket:[4711]`), and the bytes sent.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The programs that live tests use, and what to say when one is missing or fails.
+//! Programs that live tests use, and messages if one is missing or fails.
 
 use std::process::{Command, Output};
 

@@ -1,4 +1,4 @@
-//! Traffic that uses up ports or conntrack entries, with exact numbers.
+//! Traffic that uses up exact numbers of ports or conntrack entries.
 
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;

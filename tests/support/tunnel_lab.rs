@@ -1,12 +1,12 @@
-//! A node with a tunnel to a peer and a client behind it, whatever rules it has: real packets, and what becomes of their
-//! checksums.
+//! A node with a tunnel to a peer and a client behind it, with any rules: sends real packets and checks what happens to
+//! their checksums.
 //!
 //! ```text
 //! client eth0 ──── lan0 node eth0 ════ eth0 peer
 //!                       vx0  ┄┄┄┄┄┄┄┄  vx0
 //! ```
 //!
-//! Or vx0 is in a namespace of its own, without the client.
+//! In a variant vx0 is in a namespace of its own, without the client.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};

@@ -1,4 +1,4 @@
-//! Maps of data around a tunnel, with names and without:
+//! Data maps in rules around a tunnel, named and anonymous:
 //!
 //! - marks of packets that enter the tunnel, by destination, prefixes and `*` among them, by destination and protocol, by the mark
 //!   that they had; written at once, or saved in the connection's mark and restored

@@ -1,4 +1,4 @@
-//! Random rules around a tunnel, and what in them cannot be told from a dump.
+//! Random rules around a tunnel, including features whose effect a dump does not show.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

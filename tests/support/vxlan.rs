@@ -1,4 +1,4 @@
-//! Two nodes joined by a VXLAN tunnel, as flannel and its like build it.
+//! Two nodes connected by a VXLAN tunnel, as flannel and others set it up.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Waiting for conditions, and keeping tests that need the whole machine apart.
+//! Waits for conditions, and serialises tests that need the whole machine.
 
 use std::fs::File;
 use std::thread;

@@ -1,8 +1,8 @@
-//! x_tables: rules of iptables in tables of their own, and their matches and targets, which nf_tables' rules may have too.
+//! x_tables: legacy tables of iptables, and the matches and targets that nf_tables rules may use as well.
 //!
-//! Structures are those of 64-bit kernels since Linux 3.10, numbers in host order, addresses and the ports of translations
-//! in network order. Headers: `include/uapi/linux/netfilter/x_tables.h`, `xt_*.h`, `netfilter_ipv4/ip_tables.h`,
-//! `ipt_*.h`, `netfilter_ipv6/ip6_tables.h`, `ip6t_*.h`, read in 6.12.
+//! Structures are those of 64-bit kernels since Linux 3.10, numbers in host order, addresses and the ports of
+//! translations in network order. Headers: `include/uapi/linux/netfilter/x_tables.h`, `xt_*.h`,
+//! `netfilter_ipv4/ip_tables.h`, `ipt_*.h`, `netfilter_ipv6/ip6_tables.h`, `ip6t_*.h`, read in 6.12.
 
 mod entry;
 mod family;
@@ -21,7 +21,7 @@ pub use matches::Match;
 pub use table::{Entry, XtChain, XtTable};
 pub use targets::Target;
 
-/// An extension by its name, the revisions of its structure and the families in which it has this one.
+/// Declares all matches or targets: name, revisions with this structure, and families.
 macro_rules! extensions {
     ($(#[$outer:meta])* $name:ident {
         $($variant:ident($type:ty) = ($extension:literal, $revision:pat, $family:pat),)*
@@ -31,7 +31,7 @@ macro_rules! extensions {
         #[allow(clippy::large_enum_variant, reason = "it is looked at and dropped")]
         pub enum $name<'a> {
             $(#[doc = concat!("`", $extension, "`")] $variant($type),)*
-            /// One that is not known.
+            /// An unknown extension.
             Unsupported {
                 /// Its name.
                 name: std::borrow::Cow<'a, [u8]>,
@@ -43,13 +43,13 @@ macro_rules! extensions {
         }
 
         impl<'a> $name<'a> {
-            /// Names and revisions of those that are known.
+            /// Names of all known extensions.
             pub const NAMES: &'static [&'static str] = &[$($extension),*];
 
-            /// From its name, its revision, the family (`NFPROTO_*`) of its table and its structure.
+            /// Parses a structure by name, revision and family (`NFPROTO_*`) of its table.
             ///
             /// # Errors
-            /// It is known, and its structure is longer.
+            /// A known extension whose structure is too short.
             pub fn parse(name: &'a [u8], revision: u32, family: u8, bytes: &'a [u8]) -> crate::netfilter::Result<Self> {
                 use $crate::netfilter::xtables::Structure;
                 Ok(match (std::str::from_utf8(name), revision, family) {
@@ -63,7 +63,7 @@ macro_rules! extensions {
                 })
             }
 
-            /// Its structure.
+            /// The bytes of its structure.
             pub fn emit(&self) -> Vec<u8> {
                 use $crate::netfilter::xtables::Structure;
                 match self {
@@ -72,7 +72,7 @@ macro_rules! extensions {
                 }
             }
 
-            /// Hands each field to the method that says what it holds; of what is not known nothing stays.
+            /// Passes each field to the method for its meaning; an unknown structure is zeroed.
             pub fn visit<V: $crate::netfilter::xtables::XtVisitor>(&mut self, visitor: &mut V) {
                 use $crate::netfilter::xtables::Structure;
                 match self {

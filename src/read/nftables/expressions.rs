@@ -184,8 +184,7 @@ impl<'a> RuleReader<'a> {
         Ok(())
     }
 
-    /// Without IPsec there is nothing to load and the rule ends (NFT_BREAK). `direction`: `XFRM_POLICY_IN` or
-    /// `XFRM_POLICY_OUT`.
+    /// Without IPsec the rule ends (NFT_BREAK). `direction`: `XFRM_POLICY_IN` or `XFRM_POLICY_OUT`.
     fn xfrm(&mut self, direction: Option<u8>) {
         let condition = Comparison::Masked { mask: 1, value: 1 };
         self.test(FieldTest { field: Field::Ipsec { outgoing: direction == Some(1) }, condition });
@@ -218,7 +217,6 @@ impl<'a> RuleReader<'a> {
         self.steps.extend([Step::Match(Match::NonDeterministic("tproxy".into())), Step::ToSocket]);
     }
 
-    /// A write to a header; a load only changes registers.
     fn payload(&mut self, payload: &Payload<'_>) {
         if let Some(register) = payload.sreg {
             let steps = headers::written(&self.registers, payload, register);

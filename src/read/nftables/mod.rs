@@ -8,9 +8,8 @@
 //! generation is unchanged, a reading requests only the generation, chains with counters, and what changes without it:
 //! ipsets, and sets with timeouts or elements added by packets. Decoded rules are kept, not answers.
 //!
-//! Chains are requested by table and name, so that the kernel filters. The dump of chains cannot be filtered; of it
-//! only base chains are kept (`capture::Keep`), because a node with thousands of Services has tens of thousands of
-//! others.
+//! Chains are requested by table and name, so that the kernel filters. The dump of chains cannot be filtered; only its
+//! base chains are kept (`capture::Keep`), because a node with thousands of Services has tens of thousands of others.
 //!
 //! A base chain without rules may be in the middle of a replacement: while a table is replaced by one of the same name,
 //! nf_tables briefly shows the new generation without rules. The chain's use count shows that.
@@ -45,21 +44,20 @@ pub(crate) use verdicts::decode_verdict;
 
 /// Number of attempts to read the rules within one generation.
 const MAX_READINGS: usize = 8;
-/// Number of chains that are read: a node with 5,000 network policies and 500 pod devices has some 5,500, each one
-/// dump.
+/// Number of chains that are read: a node with 5,000 network policies and 500 pod devices has some 5,500, a dump each.
 const MAX_CHAINS: usize = 16_384;
 
 /// Inputs other than the rules that decide how much is read.
 #[derive(Debug, Default)]
 pub(crate) struct RulesetInputs {
-    /// Devices whose egress chains tunnel packets traverse: tunnels, upper devices and underlay devices. `None`: no
-    /// tunnel is up.
+    /// Devices whose egress chains tunnel packets traverse: upper and underlay devices, tunnels. `None`: no tunnel is
+    /// up.
     pub devices: Option<BTreeSet<String>>,
     /// Values to look up in sets that are too large to be read.
     pub values: OuterValues,
     /// Mark bits tested by rules of other backends.
     pub tested_elsewhere: u32,
-    /// Whether the kernel may drop DNS queries, so that rules for UDP packets to Services are read although no tunnel
+    /// Whether the kernel may drop DNS queries, so that rules for UDP to Services are read even without a tunnel that
     /// is up.
     pub drops_clashes: bool,
 }
@@ -246,8 +244,8 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         found
     }
 
-    /// Base chains on relevant hooks in tables that are not dormant. A list that could not be read is marked unread,
-    /// never empty.
+    /// Base chains on relevant hooks in tables that are not dormant. A list that was not read is marked so, never
+    /// empty.
     fn base_chains(&mut self) -> Vec<(ChainId, Base)> {
         let request = wire::tables(self.generation);
         let tables = self.dump(&request, |_, message| wire::decode_table(message));
@@ -364,8 +362,8 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         })
     }
 
-    /// A rule enables conntrack wherever it is. If no reachable rule does, the others are searched; if there are too
-    /// many, it is not known.
+    /// A rule enables conntrack in any chain. If no reachable rule does, others are searched; if too many, it is
+    /// unknown.
     fn find_tracking(&mut self) {
         for family in [Family::Ipv4, Family::Ipv6] {
             let mine = |other: Family| other == family || other == Family::Inet;

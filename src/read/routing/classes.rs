@@ -50,7 +50,6 @@ pub(super) fn marks(tables: &Tables, family: Family) -> Vec<(usize, u32)> {
     all.into_iter().take(MAX_MARKS).enumerate().collect()
 }
 
-/// Every look-up of a tunnel, with the remotes that it stands for.
 /// All lookups for a tunnel: the class that each stands for, the mark, and the request.
 pub(super) fn lookups<'c>(
     tables: &Tables,

@@ -61,8 +61,8 @@ impl Health {
         *lock(&self.0) = Seen { at, reading };
     }
 
-    /// Logs once that the kernel is stuck, and once that it answers again. `told` and the result: whether it was logged as
-    /// stuck last.
+    /// Logs once that the kernel is stuck, and once that it answers again. `told` and the result: whether it was logged
+    /// as stuck last.
     fn tell(&self, told: bool) -> bool {
         match (self.kernel_stuck(), told) {
             (Some(what), false) => tracing::error!(what, "the kernel does not answer"),

@@ -193,7 +193,7 @@ impl Walk<'_> {
             all = self.space.or(all, *met);
         }
         let matters = overlap && each.iter().any(|(_, _, translated, _)| !translated.0.is_empty());
-        // For each packet only the first call that ends it matters, which may be any.
+        // For each packet only the first call that drops or translates it matters; it may be any.
         let assumed: Vec<PacketSet> = match matters {
             true => {
                 let names: Vec<&Call> = each.iter().map(|(call, ..)| *call).collect();

@@ -1,4 +1,4 @@
-//! Scenario: whether rules still give a UDP entry's translation. The entry lives as long as packets refresh it,
+//! Scenario: whether rules still give a UDP entry's translation. The entry is kept as long as packets refresh it,
 //! whatever happens to the rules (`nf_nat_packet` uses the entry only).
 
 use std::net::IpAddr;

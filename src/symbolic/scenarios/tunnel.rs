@@ -1,8 +1,6 @@
-//! Scenario: whether any rule changes the outer packets of a tunnel.
-//!
-//! The outer packet is a flow of its own, but inherits the mark with which the inner packet entered the tunnel. So
-//! inner packets are walked first: first and later packets of a connection (which skip nat chains), of this host and
-//! forwarded, of both families. Then the outer packets are walked with all marks that inner packets may have.
+//! Scenario: whether any rule changes a tunnel's outer packets, which are flows of their own but inherit the mark with
+//! which the inner packet entered. So inner packets are walked first: first and later packets of a connection (which
+//! skip nat chains), of this host and forwarded, of both families; then outer packets with all marks found.
 
 mod arrivals;
 mod bound;
@@ -31,8 +29,7 @@ pub struct OuterPackets {
     pub tracked: Certainty,
     /// Whether some get another address or port.
     pub rewritten: Certainty,
-    /// Whether some get another port without conntrack; if they have no checksum, `nft_payload_set_eval` writes a wrong
-    /// one.
+    /// Whether some get another port without conntrack; without a checksum, `nft_payload_set_eval` writes a wrong one.
     pub ports_written: Certainty,
     /// Rules that rewrite them, and for which packets; empty if none.
     pub how: String,
@@ -365,7 +362,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         }
     }
 
-    /// Packets whose mark was changed are re-routed (`ip_route_me_harder`), without the device that the tunnel is bound
+    /// Packets with a changed mark are re-routed (`ip_route_me_harder`), without the device that the tunnel is bound
     /// to.
     fn rerouted(&mut self, packets: PacketSet, path: &OuterPath) -> Vec<(PacketSet, OuterPath)> {
         let again = self.walk.space.is_set(self.walk.layout.rerouted);
