@@ -8,7 +8,7 @@ use super::netns::Netns;
 const BPF_PROG_LOAD: c_int = 5;
 const BPF_PROG_ATTACH: c_int = 8;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-/// Where packets come in.
+/// `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
 const BPF_TCX_INGRESS: u32 = 46;
 
 #[repr(C, align(8))]
@@ -29,13 +29,13 @@ struct Attach {
 
 #[allow(unsafe_code, reason = "no safe interface knows this system call")]
 fn bpf<T>(command: c_int, attributes: &T) -> io::Result<c_int> {
-    // SAFETY: the structure lives until the call returns, and what it points to does too.
+    // SAFETY: the structure and everything it points to live until the call returns.
     let result: c_long =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as c_int) }
 }
 
-/// Gives every packet that comes in by a device this mark. The program stays until the device goes.
+/// Marks every packet that arrives on this device. The program stays attached as long as the device exists.
 pub fn mark_on_the_way_in(ns: &Netns, device: &str, mark: u32) {
     let index = ns.link_json(device)["ifindex"].as_u64().expect("an index") as u32;
     let instruction = |code: u8, registers: u8, offset: i16, number: u32| {

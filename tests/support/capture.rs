@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::netns::Netns;
 use super::program::{Run, natwatch, natwatch_in};
 
-/// The recorded nodes of `tests/nodes`, a text each, sorted.
+/// The recorded nodes of `tests/nodes`, one text file each, sorted.
 pub fn recorded_nodes() -> Vec<PathBuf> {
     let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
     let files = fs::read_dir(nodes).expect("nodes").map(|entry| entry.expect("an entry").path());
@@ -19,14 +19,14 @@ pub fn recorded_nodes() -> Vec<PathBuf> {
     texts
 }
 
-/// A capture that a test may change.
+/// A capture that a test may modify.
 #[derive(Debug)]
 pub struct CaptureDir {
     temporary: TempDir,
 }
 
 impl CaptureDir {
-    /// `natwatch capture` in `ns`; the copy says that the namespace is the node's, so that verdicts are given.
+    /// Runs `natwatch capture` in `ns`; the copy claims that the namespace is the node's, so that it gets verdicts.
     pub fn of(ns: &Netns, flags: &[&str]) -> Self {
         let capture = Self { temporary: TempDir::new().expect("a directory") };
         let path = capture.path();
@@ -41,7 +41,7 @@ impl CaptureDir {
         self.temporary.path().join("capture")
     }
 
-    /// A copy of its own.
+    /// An independent copy.
     pub fn copy(&self) -> Self {
         let temporary = TempDir::new().expect("a directory");
         let status = Command::new("cp").arg("-a").arg(self.path()).arg(temporary.path()).status();
@@ -49,7 +49,7 @@ impl CaptureDir {
         Self { temporary }
     }
 
-    /// Names of all answers, sorted, without `meta.json`.
+    /// Names of all recorded responses, sorted, without `meta.json`.
     pub fn answers(&self) -> Vec<String> {
         let mut found = Vec::new();
         walk(&self.path(), &mut found);
@@ -60,38 +60,38 @@ impl CaptureDir {
         names
     }
 
-    /// The bytes of an answer.
+    /// The bytes of one response.
     pub fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// Replaces or adds an answer.
+    /// Replaces or adds a response.
     pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         let path = self.path().join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
         fs::write(&path, bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 
-    /// Removes an answer.
+    /// Removes a response.
     pub fn remove(&self, name: &str) {
         fs::remove_file(self.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 
-    /// Changes `meta.json`.
+    /// Modifies `meta.json`.
     pub fn edit_meta(&self, edit: impl FnOnce(&mut Value)) {
         let mut meta: Value = serde_json::from_slice(&self.read("meta.json")).expect("JSON");
         edit(&mut meta);
         self.write("meta.json", meta.to_string());
     }
 
-    /// `natwatch check --from` it.
+    /// `natwatch check --from` this capture.
     #[track_caller]
     pub fn check(&self, args: &[&str]) -> Run {
         let path = self.path();
         natwatch(&[&["check", "--from", path.to_str().expect("UTF-8")], args].concat())
     }
 
-    /// How full the table is: entries, limit and buckets.
+    /// Sets the fill level of the conntrack table: entries, limit and buckets.
     pub fn conntrack(&self, entries: u64, limit: u64, buckets: u64) {
         for (name, value) in [("count", entries), ("max", limit), ("buckets", buckets)] {
             self.write(&format!("procfs/sys/net/netfilter/nf_conntrack_{name}"), format!("{value}\n"));

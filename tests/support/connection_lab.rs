@@ -23,7 +23,7 @@ use super::netns::Netns;
 use super::segment::send_out_of_window;
 use super::wait::{PATIENCE, eventually};
 
-/// Where hosts are, as the router sees it.
+/// The side of the router on which a host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     Lan,
@@ -33,7 +33,7 @@ pub enum Side {
 pub const SIDES: [Side; 2] = [Side::Lan, Side::Wan];
 
 impl Side {
-    /// The router's device there.
+    /// The router's device on this side.
     pub fn device(self) -> &'static str {
         ["lan0", "wan0"][self as usize]
     }
@@ -52,37 +52,37 @@ impl Side {
         if six { format!("fd77:{number}::/64") } else { format!("10.77.{number}.0/24") }
     }
 
-    /// An address of that network; hosts of the other side have those from [`STRANGERS`] on.
+    /// An address of that network. Addresses from [`STRANGERS`] on belong to hosts of the other side.
     pub fn near(self, six: bool, host: u16) -> IpAddr {
         address(six, 77, self.number(), host)
     }
 
-    /// The router's own.
+    /// The router's own address on this side.
     pub fn router(self, six: bool) -> IpAddr {
         self.near(six, 1)
     }
 
-    /// An address of a host of this side in neither network.
+    /// An address of a host on this side that is in neither side's network.
     pub fn far(self, six: bool, host: u16) -> IpAddr {
         address(six, 78, self.number(), host)
     }
 
-    /// Of each network one.
+    /// A host's three addresses: in this side's network, in the other's, and in neither.
     fn all(self, six: bool, host: u16) -> [IpAddr; 3] {
         [self.near(six, host), self.other().near(six, STRANGERS + host), self.far(six, host)]
     }
 }
 
-/// Upper half of a network.
+/// First host number of a network's upper half.
 const STRANGERS: u16 = 128;
-/// The last parts of hosts' addresses: servers have two; so have clients of Services, and of servers.
+/// Last parts of the hosts' addresses. Servers have two; so do clients of Services, and clients of servers.
 const SERVERS: [u16; 2] = [2, 3];
 const OF_SERVICES: [u16; 2] = [12, 15];
 const OF_SERVERS: [u16; 2] = [13, 14];
-/// Where servers and the router listen: lower ones than clients choose. The first is that of Services, the third that of the
-/// router's own addresses, the last that of real servers.
+/// Ports on which servers and the router listen, below those that clients choose. Services use the first, the router's
+/// own addresses the third, real servers the last.
 pub const PORTS: [u16; 4] = [80, 81, 808, 777];
-/// From where on clients choose ports: each connection another one.
+/// Lowest source port of clients; each connection uses another one.
 const CHOSEN: u16 = 20_000;
 
 fn address(six: bool, net: u16, side: u16, host: u16) -> IpAddr {
@@ -97,17 +97,17 @@ fn address(six: bool, net: u16, side: u16, host: u16) -> IpAddr {
     }
 }
 
-/// The router's address that is on no link.
+/// An address of the router's that is on none of the links.
 pub fn router_alone(six: bool) -> IpAddr {
     address(six, 79, 0, 1)
 }
 
-/// Addresses of two Services, which nobody has.
+/// Addresses of two Services; no host has them.
 pub fn services(six: bool) -> [IpAddr; 2] {
     [address(six, 96, 0, 1), address(six, 96, 1, 1)]
 }
 
-/// Hosts of one side.
+/// The hosts of one side.
 #[derive(Debug)]
 struct Hosts {
     servers: Netns,
@@ -121,38 +121,38 @@ pub struct ConnectionLab {
     outward: Option<Side>,
 }
 
-/// What became of connections.
+/// What happened to the connections.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// After a segment out of their window.
+    /// After a segment outside their window.
     pub ends: Ends,
-    /// After their entries were lost: by the next segment of the client.
+    /// After their conntrack entries were flushed: seen when the client sends its next segment.
     pub lost: Ends,
-    /// Whether any port was drawn.
+    /// Whether any source port was changed.
     pub draws: bool,
-    /// Each of them, for people.
+    /// One line for each connection, for people.
     pub told: Vec<String>,
 }
 
-/// How connections end that were opened: by whether source and destination were translated, how many were reset, and how many not.
+/// Numbers of opened connections that were reset and that live, by whether source and destination were translated.
 pub type Ends = BTreeMap<(bool, bool), [u64; 2]>;
 
-/// Of the places that listen.
+/// Index of the router among the places with listeners.
 const ROUTER: usize = 2;
 
 struct Connection {
     client: TcpStream,
     server: TcpStream,
-    /// Which host's that is.
+    /// Index of the place whose listener accepted it.
     at: usize,
     number: u16,
-    /// Client, and client as the server sees it; what it asked for, and who answers.
+    /// The client, the client as the server sees it, the address it connected to, and the server's address.
     ends: [SocketAddr; 4],
 }
 
 impl ConnectionLab {
-    /// The hosts, and a router without rules, whose default routes lead there. Hosts on that side reach Services and what the
-    /// router itself has, but no server: so the verdict assumes.
+    /// The hosts, and a router without rules whose default routes lead to `outward`. Hosts on that side reach Services
+    /// and the router's own addresses but no server, as the verdict assumes.
     pub fn new(outward: Option<Side>) -> Self {
         let hosts = |_| Hosts { servers: Netns::new(), clients: Netns::new() };
         let lab = Self { router: Netns::new(), sides: SIDES.map(hosts), outward };
@@ -174,7 +174,7 @@ impl ConnectionLab {
         batch(&lab.router, &router);
         for side in SIDES {
             let Hosts { servers, clients } = &lab.sides[side as usize];
-            // Frames for its own address get to it, others to the servers.
+            // Frames for its own address are delivered to it, all others to the servers.
             batch(
                 servers,
                 &format!(
@@ -256,7 +256,7 @@ impl ConnectionLab {
                     }
                 }
             }
-            // The way of what nobody translates; the server there drops it.
+            // Route of what nobody translates; the server there drops it.
             let nowhere = if six { "fd96::/16" } else { "10.96.0.0/15" };
             let _ = writeln!(text, "route add {nowhere} via {} dev wan0", Side::Wan.near(six, SERVERS[0]));
             if let Some(side) = self.outward {
@@ -267,20 +267,20 @@ impl ConnectionLab {
         }
     }
 
-    /// Where connections end.
+    /// The namespaces with listeners.
     fn places(&self) -> [&Netns; 3] {
         [&self.sides[0].servers, &self.sides[1].servers, &self.router]
     }
 
-    /// What listens, by the number of its place.
+    /// All listeners, each with the index of its place.
     pub(super) fn listeners(&self, families: &[bool]) -> Vec<(usize, TcpListener)> {
         let places = self.places();
         let all = places.iter().enumerate();
         all.flat_map(|(at, place)| place.enter(|| listen(families)).into_iter().map(move |one| (at, one))).collect()
     }
 
-    /// Opens connections from all to all, sends a segment out of the window in each, and tells how they end.
-    /// Of others it has the router forget the entries.
+    /// Opens two connections between every client and every server. In one of each two it sends a segment outside the
+    /// window; of the others it flushes the entries in the router. Returns how they end.
     pub fn play(&self, families: &[bool]) -> Outcome {
         let (places, listeners) = (self.places(), self.listeners(families));
         let mut pending = BTreeMap::new();
@@ -298,14 +298,14 @@ impl ConnectionLab {
         let open = establish(&listeners, pending);
         let draws =
             open.iter().any(|one| one.at < ROUTER && one.translated().0 && one.ends[0].port() != one.ends[1].port());
-        // Of two alike one loses its entry.
+        // One of two equal connections loses its entry.
         let (mut open, losing): (Vec<Connection>, Vec<Connection>) =
             open.into_iter().partition(|one| one.number % 2 == 0);
         for (at, place) in places.iter().enumerate().take(2) {
             place.enter(|| open.iter().filter(|one| one.at == at).for_each(|one| send_out_of_window(&one.server)));
         }
         let mut reset = vec![false; open.len()];
-        // The answer to that segment is there before those to later ones: it comes by the same devices.
+        // The response to that segment precedes those to later ones, as it takes the same path.
         for _ in 0..4 {
             for (one, reset) in open.iter_mut().zip(&mut reset) {
                 *reset = *reset || !one.goes_on();
@@ -317,9 +317,9 @@ impl ConnectionLab {
             *outcome.ends.entry(one.translated()).or_default().get_mut(usize::from(!reset)).expect("two") += 1;
             outcome.told.push(format!("{}: {}", one.tell(), if reset { "reset" } else { "lives" }));
         }
-        // What the router says to itself leaves by no device.
+        // The router's connections to itself leave by no device.
         let losing: Vec<Connection> = losing.into_iter().filter(|one| one.at < ROUTER).collect();
-        // What is under way gets there before.
+        // Time for packets in flight to arrive.
         thread::sleep(Duration::from_millis(120));
         self.router.run(&["conntrack", "-F"]);
         for (one, lives) in outlive(losing) {
@@ -329,7 +329,7 @@ impl ConnectionLab {
         outcome
     }
 
-    /// Something for each address of servers, made where that is.
+    /// Calls `make` for each server address, in that server's namespace.
     pub fn servers<T: Send>(&self, families: &[bool], make: impl Fn(IpAddr) -> T + Sync) -> Vec<T> {
         let (mut all, make) = (Vec::new(), &make);
         for side in SIDES {
@@ -339,14 +339,14 @@ impl ConnectionLab {
         all
     }
 
-    /// Who asks Services, and from which addresses.
+    /// Clients of Services, with their addresses.
     pub fn askers(&self, six: bool) -> Vec<(&Netns, Vec<IpAddr>)> {
         let clients = SIDES.map(|side| (&self.sides[side as usize].clients, side.all(six, OF_SERVICES[0]).to_vec()));
         let own = SIDES.iter().map(|side| side.router(six)).chain([router_alone(six)]).collect();
         clients.into_iter().chain([(&self.router, own)]).collect()
     }
 
-    /// Who connects from which addresses to which.
+    /// Clients, their addresses, and where they connect to.
     pub(super) fn probes(&self, six: bool) -> Vec<(&Netns, Vec<IpAddr>, Vec<SocketAddr>)> {
         let own: Vec<IpAddr> = SIDES.iter().map(|side| side.router(six)).chain([router_alone(six)]).collect();
         let every = |addresses: &[IpAddr]| -> Vec<SocketAddr> {
@@ -361,7 +361,7 @@ impl ConnectionLab {
         let mut all = vec![(&self.router, own.clone(), services.clone()), (&self.router, own, servers.clone())];
         for side in SIDES {
             let clients = &self.sides[side as usize].clients;
-            // Of each network two.
+            // Two addresses of each network.
             let both = |[one, other]: [u16; 2]| [&side.all(six, one)[..], &side.all(six, other)[..2]].concat();
             all.push((clients, both(OF_SERVICES), services.clone()));
             all.push((clients, both(OF_SERVERS), servers.clone()));
@@ -370,7 +370,7 @@ impl ConnectionLab {
     }
 }
 
-/// Lines for `ip -batch`, of one family.
+/// Runs lines of `ip -batch` for one family.
 fn batch(ns: &Netns, lines: &str) {
     let family = if lines.contains("::") { "-6" } else { "-4" };
     let mut command = ns.command("ip");
@@ -400,9 +400,9 @@ fn listen(families: &[bool]) -> Vec<TcpListener> {
         if address.is_ipv6() {
             sockopt::set_ipv6_v6only(&socket, true).expect("of IPv6 only");
         }
-        // Connections of earlier listeners may still be there.
+        // Connections of earlier listeners may still exist.
         sockopt::set_socket_reuseaddr(&socket, true).expect("the port again");
-        // So may the listener itself, in a program that is about to be started.
+        // So may the listener itself, in a child process that has not called exec yet.
         eventually(PATIENCE, || bind(&socket, &address));
         rustix::net::listen(&socket, 1024).expect("it listens");
         TcpListener::from(socket)
@@ -410,7 +410,7 @@ fn listen(families: &[bool]) -> Vec<TcpListener> {
     .collect()
 }
 
-/// A connection that is being opened, by its number. `None`: there is no way.
+/// Starts to open a connection with this number. `None`: no route.
 fn begin(from: IpAddr, to: SocketAddr, number: u16) -> Option<(u16, (TcpStream, SocketAddr))> {
     let kind = if to.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket =
@@ -423,7 +423,7 @@ fn begin(from: IpAddr, to: SocketAddr, number: u16) -> Option<(u16, (TcpStream, 
     }
 }
 
-/// Waits until nothing opens any more: what is lost is sent once more within that time.
+/// Waits until no further connection opens, long enough for one retransmission of the SYN.
 fn establish(
     listeners: &[(usize, TcpListener)],
     mut pending: BTreeMap<u16, (TcpStream, SocketAddr)>,
@@ -441,7 +441,7 @@ fn establish(
                 let (stream, to) = pending.remove(&number).expect("it was there");
                 last = Instant::now();
                 if !ended {
-                    // By that the other end is told.
+                    // Tells the server the connection's number.
                     (&stream).write_all(&number.to_be_bytes()).expect("two bytes");
                     connected.insert(number, (stream, to));
                 }
@@ -483,7 +483,7 @@ fn establish(
 
 const ENDED: [ErrorKind; 3] = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
 
-/// Has clients send one more segment, and tells which connections live; what nothing becomes of is left out.
+/// Sends one more segment from each client; returns which connections live, without those of unknown fate.
 fn outlive(connections: Vec<Connection>) -> Vec<(Connection, bool)> {
     const QUIET: Duration = Duration::from_millis(700);
     let mut waiting = Vec::new();
@@ -516,7 +516,7 @@ fn outlive(connections: Vec<Connection>) -> Vec<(Connection, bool)> {
 }
 
 impl Connection {
-    /// Whether its source was translated, and its destination.
+    /// Whether its source and its destination were translated.
     fn translated(&self) -> (bool, bool) {
         let [client, peer, asked, real] = self.ends;
         (client != peer, asked != real)
@@ -527,7 +527,7 @@ impl Connection {
         format!("{client} ({peer}) to {asked} ({real})")
     }
 
-    /// Sends a byte there and another back; false: the server's connection was reset.
+    /// Sends a byte in each direction; false: the connection was reset.
     fn goes_on(&mut self) -> bool {
         let mut byte = [0];
         let there = self.client.write_all(b"a").and_then(|()| self.server.read_exact(&mut byte));

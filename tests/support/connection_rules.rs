@@ -26,35 +26,36 @@ use std::net::{IpAddr, SocketAddr};
 use super::connection_lab::{PORTS, SIDES, Side, router_alone, services};
 use super::grammar::{Backend, Dice};
 
-/// A set-up and its rules.
+/// A topology's settings and its rules.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// Those of connections; IPv4 is `false`.
+    /// Families of the connections; IPv4 is `false`.
     pub families: Vec<bool>,
-    /// Where default routes lead to.
+    /// Side to which the default routes lead; `None`: no default route.
     pub outward: Option<Side>,
     /// Shell commands.
     pub lines: Vec<String>,
-    /// Seconds for which entries of established connections stay.
+    /// Timeout of established connections, in seconds.
     pub timeout: u32,
-    /// Rules may drop first packets: then queries may be translated that get to nobody.
+    /// Rules may drop first packets, so that translated queries may never be delivered.
     pub drops: bool,
-    /// Rules before connection tracking may drop answers, to which every packet is invalid: connections that are begun never open.
+    /// Rules before connection tracking, where every packet is invalid, may drop replies, so that begun connections
+    /// never open.
     pub deaf: bool,
-    /// Rules refuse segments with resets.
+    /// Rules reject segments with a reset.
     pub refuses: bool,
     /// UDP is not tracked: of what is translated beside TCP nothing is sent.
     pub without_udp: bool,
     /// What nobody could know.
     pub planted: BTreeSet<&'static str>,
-    /// Base chains of iptables by family, table, hook and backend: those of two backends have the same priority.
+    /// Base chains of iptables by family, table, hook and backend: those of two backends share a priority.
     chains: BTreeSet<(bool, String, String, bool)>,
     next: i32,
     /// Of the next rules of nf_tables: which packets the set is filled with that they test.
     known: Option<Vec<Condition>>,
 }
 
-/// What a rule tests.
+/// What a rule matches on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Test {
     In(&'static str),
@@ -68,7 +69,7 @@ enum Test {
     State(&'static str),
     LocalDestination,
     OtherDestination,
-    /// In the words of iptables and of nft.
+    /// In the syntax of iptables and of nft.
     Words(&'static str, &'static str),
     /// Some rule has put where it comes from into a set of this number.
     Known(i32),
@@ -78,7 +79,7 @@ use Test::{
     From, In, Known, LocalDestination, Mark, OtherDestination, Out, Port, Protocol, SourcePort, State, To, Words,
 };
 
-/// A test, or its opposite.
+/// A test, negated if `true`.
 #[derive(Clone, Debug)]
 struct Condition(bool, Test);
 
@@ -86,26 +87,26 @@ struct Condition(bool, Test);
 enum Action {
     Destination(IpAddr, Option<u16>),
     Redirect(u16),
-    /// A Service's address and port by a map that has it, or not.
+    /// To a Service's address and port, by a map that has that key or lacks it.
     Mapped(IpAddr, u16, IpAddr, u16),
-    /// One of two servers, in turn.
+    /// To two servers in turn.
     InTurn([IpAddr; 2]),
     /// One of two, by chance and by a hash; of numbers each, or intervals of them.
     ByChance([IpAddr; 2], bool),
     ByHash([IpAddr; 2], bool),
     /// One of two, in a chain for each.
     ByVerdict([IpAddr; 2]),
-    /// One of a range.
+    /// To an address of a range.
     Among([IpAddr; 2]),
     Masquerade(Ports),
     Source(IpAddr, Ports),
-    /// By a map: for sources of each side's network one of these.
+    /// By a map from the network of each side to one of these.
     SourceMapped([IpAddr; 2], Ports),
     Netmap(&'static str),
     Untracked,
     Marked,
     Drop,
-    /// With a reset.
+    /// Rejects with a reset.
     Refuse,
     Accept,
     Queue,
@@ -118,7 +119,7 @@ enum Ports {
     Kept,
     Random,
     RandomFully,
-    /// One of these, at random; of TCP.
+    /// One of this range, at random; TCP only.
     Of(u16, u16),
 }
 
@@ -144,7 +145,7 @@ impl Ports {
     }
 }
 
-/// An address, and which ports it is given with.
+/// An address, with its ports as iptables and nft write them.
 fn given(ip: IpAddr, ports: Ports) -> String {
     match (ip, ports) {
         (IpAddr::V6(_), Ports::Of(..)) => format!("[{ip}]{}", ports.range(":")),
@@ -155,7 +156,7 @@ fn given(ip: IpAddr, ports: Ports) -> String {
 #[derive(Clone, Debug)]
 struct Rule(Vec<Condition>, Action);
 
-/// The bit that rules set and test.
+/// The mark bit that rules set and test.
 const BIT: &str = "0x4000";
 
 impl Condition {
@@ -203,7 +204,7 @@ impl Condition {
 }
 
 impl Rule {
-    /// Protocols first: ports need them.
+    /// The rule's tests, protocols first as ports require.
     fn tests(&self, each: impl Fn(&Condition) -> String) -> String {
         let mut tests: Vec<&Condition> = self.0.iter().collect();
         tests.sort_by_key(|Condition(_, test)| !matches!(test, Protocol(_)));
@@ -289,8 +290,9 @@ fn end(ip: IpAddr, port: Option<u16>) -> String {
 }
 
 impl Case {
-    /// Adds rules to a chain on a hook, those of a chain of their own behind what jumps there. Of nf_tables the base chain is one in
-    /// a table of its own, `off` from where iptables has its, and before all that are there.
+    /// Adds rules to a chain on a hook; those of a chain of their own follow the rule that jumps there. With nf_tables
+    /// the base chain is in a table of its own, `off` from the priority of iptables' chain, and comes before all
+    /// existing ones.
     fn add(&mut self, (backend, six): (Backend, bool), on: (&str, &str), rules: &[Rule], off: i32) {
         self.next += 1;
         self.probe(six);
@@ -300,7 +302,7 @@ impl Case {
         }
     }
 
-    /// Has packets of a family sent.
+    /// Has packets of this family sent.
     fn probe(&mut self, six: bool) {
         if !self.families.contains(&six) {
             self.families.push(six);
@@ -390,7 +392,7 @@ impl Case {
     }
 }
 
-/// Makes cases.
+/// Generates cases.
 pub struct Generator<'d> {
     pub dice: &'d mut Dice,
 }
@@ -449,7 +451,7 @@ impl Generator<'_> {
         case
     }
 
-    /// The backend of one rule, its families: mostly all of the case.
+    /// Backend and families of one rule: mostly all families of the case.
     fn places(&mut self, case: &Case, backend: Backend) -> Vec<(Backend, bool)> {
         let backend = if self.dice.one_in(4) { Backend::any(self.dice) } else { backend };
         let mut families = case.families.clone();
@@ -485,7 +487,7 @@ impl Generator<'_> {
         SIDES[self.dice.below(2) as usize].network(six)
     }
 
-    /// Anything that can be tested on this hook, and is told apart by the packets that are sent.
+    /// All tests that are possible on this hook and distinguish packets that are sent.
     fn tests(&mut self, six: bool, hook: &str, marks: bool) -> Vec<Test> {
         let protocol = Protocol(if self.dice.one_in(8) { "udp" } else { "tcp" });
         let mut tests = vec![From(self.network(six)), To(self.network(six)), protocol];
@@ -701,7 +703,7 @@ impl Generator<'_> {
                 }
                 0 => Action::Source(side.router(six), ports),
                 1 => Action::Source(router_alone(six), ports),
-                // Nobody has it.
+                // No host has it.
                 2 => Action::Source(if six { "fd80::7" } else { "10.80.0.7" }.parse().expect("an address"), ports),
                 3 if netmap && place.0 != Backend::Native => {
                     Action::Netmap(if six { "fd80:1::/64" } else { "10.80.1.0/24" })

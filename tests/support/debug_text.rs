@@ -1,10 +1,10 @@
 //! Text in Debug format, which must not get into a report.
 
-/// Variants of our types that are no word of the field.
+/// Variants of our own types whose names are no terms of the field.
 const VARIANTS: [&str; 9] = ["Some(", "Ok(", "Err(", "Other(", "Mark", "Failed(", "Denied(", "Opaque", "Masked"];
 
-/// The first piece of debug text in a report, if there is one: a Rust value as `{:?}` writes it, a number of the ABI in place of
-/// a name, or an address in hexadecimal.
+/// The first piece of debug text in a report: a Rust value as `{:?}` formats it, a number of the ABI instead of a name,
+/// or an address in hexadecimal. `None`: there is none.
 pub fn debug_text(report: &str) -> Option<String> {
     report.lines().find_map(|line| {
         let around = |at: usize| {
@@ -34,7 +34,7 @@ pub fn debug_text(report: &str) -> Option<String> {
             let key = matches!(*word, "meta" | "ct" | "header") && is_number(next);
             let bytes =
                 is_number(word) && next == "bytes" && words.get(number + 2).is_some_and(|(_, word)| *word == "at");
-            // A mask of all bits is written by nobody, and no port or address in hexadecimal.
+            // A mask of all bits is never printed, nor is a port or an address printed in hexadecimal.
             let mask = word.contains("0x") && (word.contains("/0xffffffff") || word.contains("/0xffff,"));
             if camel && is_value || of_rust || key || bytes || mask {
                 return Some(around(*at));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::netns::Netns;
 use super::program::{HERE, natwatch, natwatch_in};
 
-/// `natwatch check --format prometheus` of this namespace with more words.
+/// `natwatch check --format prometheus` of this namespace, with further arguments.
 #[track_caller]
 pub fn metrics_here(ns: &Netns, more: &[&str]) -> Exposition {
     Exposition::parse(&natwatch_in(ns, &[&["check", "--format", "prometheus"], &HERE[..], more].concat()).stdout)
@@ -28,7 +28,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Panics unless every line is help, a type or a sample, and each of them is there once.
+    /// Panics unless every line is help, a type or a sample, and none is there twice.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
         let mut out = Self::default();
@@ -88,7 +88,7 @@ impl Exposition {
         found.first().map(|(_, value)| *value)
     }
 
-    /// Of a metric with a `state` label: the state that has the 1. Panics unless exactly one has it.
+    /// Of a metric with a `state` label: the state whose sample is 1. Panics unless there is exactly one.
     #[track_caller]
     pub fn one_state(&self, name: &str, labels: &[(&str, &str)]) -> Option<String> {
         let all = self.with(name, labels);

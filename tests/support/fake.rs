@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::netns::Netns;
 
-/// What natwatch reads of procfs besides the connection tracking files.
+/// Files of procfs that natwatch reads besides those of connection tracking.
 const ORDINARY: &[&str] = &[
     "version",
     "sys/kernel/osrelease",
@@ -96,7 +96,7 @@ impl Tree {
     }
 }
 
-/// Whatever the umask says.
+/// Sets the mode whatever the umask is.
 fn open_to_all(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }

@@ -24,11 +24,11 @@ use super::wait::{PATIENCE, eventually};
 
 /// The tunnel's device on node-1 and node-2.
 pub const TUNNEL: &str = "flannel.1";
-/// Every natwatch listens here, on the address that the others reach it by.
+/// Port of every natwatch, on the address by which the others reach the node.
 const PORT: u16 = 10077;
 /// Flows that compete for ten ports in each burst of traffic.
 const FLOWS: u16 = 50;
-/// Old kube-proxy's shape: the mark outlives the encapsulation, and the tunnel's packet is translated once more.
+/// Rules as old kube-proxy wrote them: the mark survives encapsulation, and the outer packet is translated too.
 const OLD_KUBE_PROXY: &str = "*nat\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n\
     -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n-A OUTPUT -d 10.88.0.2/32 -j KUBE-MARK-MASQ\n\
     -A POSTROUTING -j KUBE-POSTROUTING\n\
@@ -63,7 +63,7 @@ impl Fleet {
     /// Builds a tunnel from node-1 to node-2, and the rules that break its checksums.
     pub fn expose(&self) {
         let [a, b] = [&self.net.router, &self.net.server];
-        // Else a checksum that is left to the "hardware" is never verified.
+        // Otherwise a checksum left to the "hardware" is never verified.
         for (ns, device) in [(a, WAN), (b, "eth0")] {
             offload(ns, device, "tx", false);
             offload(ns, device, "rx", false);
@@ -90,7 +90,7 @@ impl Fleet {
             for _ in 0..8 {
                 let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
                 socket.set_write_timeout(Some(Duration::from_secs(1))).expect("a timeout");
-                // Before there is a tunnel nobody has the address.
+                // Until the tunnel exists nobody has the address.
                 let _ = socket.send_to(b"x", (Ipv4Addr::new(10, 88, 0, 2), 9000));
             }
         });
@@ -119,9 +119,9 @@ impl Fleet {
         })
     }
 
-    /// The scrape configuration; a busy machine has time to answer. Job `natwatch` has the whole fleet, without a label `cluster`; job
-    /// `fine` has node-2 alone; job `old` has node-1 as a
-    /// kernel before 5.10 would show it, in cluster `east`.
+    /// The scrape configuration, with timeouts that suit a busy machine. Job `natwatch` has the whole fleet, without a
+    /// label `cluster`; job `fine` has node-2 alone; job `old` has node-1 as a kernel before 5.10 would show it, in
+    /// cluster `east`.
     fn scrapes() -> String {
         let target = |node: usize, address: Ipv4Addr, more: &str| {
             format!("{{targets: ['{address}:{PORT}'], labels: {{instance: node-{node}{more}}}}}")
@@ -141,21 +141,21 @@ impl Fleet {
     }
 }
 
-/// A Prometheus beside node-1.
+/// A Prometheus in node-1's namespace.
 pub struct Prometheus<'a>(pub prometheus::Prometheus<'a>);
 
 impl<'a> Prometheus<'a> {
-    /// With these recording rules.
+    /// Starts it with these recording rules.
     pub fn start(fleet: &'a Fleet, rules: &str) -> Self {
         Self(prometheus::Prometheus::with_config(&fleet.net.router, &Fleet::scrapes(), rules))
     }
 
-    /// Series that an instant query yields, or why Prometheus refuses it.
+    /// Series that an instant query yields, or Prometheus's error.
     pub fn query(&self, query: &str) -> Result<Vec<Value>, String> {
         self.ask(&format!("/api/v1/query?query={}", url_encoded(query)))
     }
 
-    /// The same over a stretch of time.
+    /// The same for a range of time.
     pub fn query_range(&self, query: &str, start: f64, end: f64) -> Result<Vec<Value>, String> {
         self.ask(&format!("/api/v1/query_range?query={}&start={start}&end={end}&step=1", url_encoded(query)))
     }
@@ -164,7 +164,7 @@ impl<'a> Prometheus<'a> {
         Ok(self.0.ask(path)?["result"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Waits for a query to yield something, after one more burst of work each time.
+    /// Runs `work` and the query until the query yields something.
     pub fn wait(&self, query: &str, mut work: impl FnMut()) {
         eventually(2 * PATIENCE, || {
             work();

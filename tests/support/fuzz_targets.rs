@@ -18,16 +18,16 @@ use natwatch::netfilter::nftables::uapi::{NFPROTO_BRIDGE, NFPROTO_IPV4, NFPROTO_
 use natwatch::netfilter::nftables::{Body, Data, Expression, NftMessage, Rule, Set, SetElement, SetElements};
 use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure as _, XtFamily};
 
-/// A parser and what is held of it.
+/// A parser and the properties that must hold for it.
 #[derive(Clone, Copy)]
 pub struct Target {
-    /// The name of the binary in `fuzz/Cargo.toml`, too.
+    /// Name, also of the binary in `fuzz/Cargo.toml`.
     pub name: &'static str,
-    /// Bytes before the first attribute; a mutator that knows attributes begins there.
+    /// Number of bytes before the first attribute, where a mutator that knows attributes begins.
     pub header: usize,
-    /// Panics if the parser does not keep its word.
+    /// Panics if a property does not hold.
     pub run: fn(&[u8]),
-    /// What it can begin with, of an answer that a kernel gave, by its name in a capture.
+    /// Inputs to start from, made of a kernel's response and its name in a capture.
     pub seeds: fn(&str, &[u8]) -> Vec<Vec<u8>>,
 }
 
@@ -53,9 +53,9 @@ pub fn run(name: &str, input: &[u8]) {
     (target.unwrap_or_else(|| panic!("no target {name}")).run)(input);
 }
 
-/// A type that borrows from what it was read from.
+/// A type that borrows from its input.
 pub trait Parsed {
-    /// With that lifetime.
+    /// The same type with that lifetime.
     type With<'a>: AttributeValue<'a> + Debug;
 }
 
@@ -74,7 +74,7 @@ fn emitted(value: &impl Emit) -> Vec<u8> {
     out.finish()
 }
 
-/// What is parsed is written again to what is parsed to the same; to the same bytes if nothing was odd about them.
+/// A parsed value, written and parsed again, is equal; if the input was canonical, its bytes are equal, too.
 fn block<T: Parsed>(input: &[u8]) {
     let Ok(value) = T::With::parse(input) else { return };
     round_trip(input, &emitted(&value), canonical(input), &value, T::With::parse, emitted);
@@ -89,14 +89,14 @@ fn round_trip<'b, T: Debug>(
     emit: impl FnOnce(&T) -> Vec<u8>,
 ) {
     let again = parse(written).unwrap_or_else(|error| panic!("{error}: {value:#?} was written as {written:02x?}"));
-    // Values of two lifetimes are two types; what they print is all that they hold.
+    // Values of two lifetimes have two types, but their debug output is complete.
     assert_eq!(format!("{again:?}"), format!("{value:?}"), "written as {written:02x?}");
     assert_eq!(emit(&again), written, "written twice: {again:#?}");
     assert!(!canonical || written == input, "{value:#?} was\n{input:02x?}, is written as\n{written:02x?}");
 }
 
-/// Whether all these bytes are attributes as a kernel writes them: whole, padded with zeros, without flags, and so are those
-/// within them.
+/// Whether all these bytes are attributes as a kernel writes them, whole, padded with zeros and without flags, at every
+/// level.
 fn canonical(bytes: &[u8]) -> bool {
     let padded = bytes.len().is_multiple_of(4);
     let mut written = Vec::new();
@@ -188,7 +188,7 @@ fn nftables_rule(input: &[u8]) {
     }
 }
 
-/// Registers of all rules can be followed.
+/// The registers of every rule can be followed.
 fn run_rule(family: u8, rule: &Rule<'_>) {
     let mut machine = Machine::new(family);
     for (at, expression) in rule.expressions().iter().enumerate() {
@@ -202,10 +202,10 @@ fn run_elements(elements: &SetElements<'_>) {
     }
 }
 
-/// Families in which extensions of x_tables may stand.
+/// Families that x_tables extensions may belong to.
 const FAMILIES: [u8; 3] = [NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_BRIDGE];
 
-/// Match or target with the family, which of those that are known, revision, structure.
+/// Match or target with the family, index among the known ones, revision, structure.
 fn xtables_extension(input: &[u8]) {
     let [kind, which, revision, info @ ..] = input else { return };
     let (family, revision) = (FAMILIES[usize::from(kind >> 1) % FAMILIES.len()], u32::from(*revision));
@@ -217,12 +217,12 @@ fn xtables_extension(input: &[u8]) {
     assert!(emitted.is_err() || emitted.as_deref() == Ok(info), "{input:02x?} is written as {emitted:02x?}");
 }
 
-/// The family that the first byte of an input says.
+/// The family that an input's first byte selects.
 fn family_of(byte: u8) -> XtFamily {
     if byte & 1 == 1 { XtFamily::Ipv6 } else { XtFamily::Ipv4 }
 }
 
-/// The family, the entry and what follows it.
+/// The family, then the entry and what follows it.
 fn xtables_rule(input: &[u8]) {
     let [family, entry @ ..] = input else { return };
     let Ok(rule) = xtables::XtRule::parse(family_of(*family), entry) else { return };
@@ -243,13 +243,13 @@ fn xtables_table(input: &[u8]) {
     }
 }
 
-/// A whole answer, unless it is longer than a mutator likes.
+/// A whole response, unless it is too long for a mutator.
 fn answers(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     let answer = bytes.len() < 16 << 10 && (name.contains("netlink/") || is_nftables(name));
     answer.then(|| bytes.to_vec()).into_iter().collect()
 }
 
-/// What follows `struct nfgenmsg`, or other headers of that length.
+/// What follows `struct nfgenmsg`, or another header of that length.
 fn bodies(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     if !name.contains("netlink/") && !is_nftables(name) {
         return Vec::new();
@@ -262,7 +262,7 @@ fn ipset_messages(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     if name.contains("ipset") { bodies(name, bytes) } else { Vec::new() }
 }
 
-/// No node was recorded that needed these counters: attributes of numbers, as any block.
+/// No recorded node needed these counters: attributes of numbers, as of any block.
 fn conntrack_stats(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     if name.contains("nft-generation") || name.contains("forwarding") { bodies(name, bytes) } else { Vec::new() }
 }
@@ -271,7 +271,7 @@ fn is_nftables(name: &str) -> bool {
     ["netlink/netfilter/nft-", "redact/testdata/", "fuzz-seeds/nftables"].iter().any(|part| name.contains(part))
 }
 
-/// The messages of an answer of nf_tables, and what they are; nothing of other answers.
+/// The messages of an nf_tables response, parsed; nothing of other responses.
 fn each_message(name: &str, bytes: &[u8], mut each: impl FnMut(u16, &[u8], NftMessage<'_>)) {
     if !is_nftables(name) {
         return;
@@ -341,7 +341,7 @@ fn nftables_data(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// The family of a legacy table; `None`: the answer is none.
+/// The family of a legacy table by its name in a capture; `None`: it is no such response.
 fn legacy_family(name: &str) -> Option<XtFamily> {
     let file = name.rsplit('/').next().unwrap_or_default();
     let table = name.contains("xtables") && !file.ends_with("-info");

@@ -8,7 +8,7 @@ use super::netns::Netns;
 use super::report::Report;
 use super::rules::{assert_rules, assert_series, load};
 
-/// Numbers that look random and are the same in every run (SplitMix64).
+/// Pseudo-random numbers that are the same in every run (SplitMix64).
 #[derive(Debug)]
 pub struct Dice(pub u64);
 
@@ -30,7 +30,7 @@ impl Dice {
     }
 }
 
-/// Who holds a rule.
+/// The program, and thereby the kernel interface, that a rule is written with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     Legacy,
@@ -39,12 +39,12 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// One of them.
+    /// A random one.
     pub fn any(dice: &mut Dice) -> Self {
         [Self::Legacy, Self::IptablesNft, Self::Native][dice.below(3) as usize]
     }
 
-    /// The program of iptables that writes there, of IPv6 or of IPv4.
+    /// The iptables program of this backend; `None` for nft.
     pub fn iptables(self, six: bool) -> Option<&'static str> {
         match (self, six) {
             (Self::Legacy, false) => Some("iptables-legacy"),
@@ -86,7 +86,7 @@ impl Grammar<'_> {
         if self.dice.one_in(3) { "! " } else { "" }
     }
 
-    /// Tests; whether the rule names a protocol with ports is returned too.
+    /// Tests, and whether the rule names a protocol with ports.
     fn tests(&mut self, output: bool) -> (String, bool) {
         let mut text = String::new();
         for direction in ["-s", "-d"] {
@@ -97,7 +97,7 @@ impl Grammar<'_> {
         }
         if output && self.dice.one_in(3) {
             let (not, device) = (self.not(), self.dice.of(&["eth0", "cilium_+", "+", "docker0", "veth0123456789+"]));
-            // "Not any device" is refused.
+            // Negating "any device" is an error.
             let not = if device == "+" { "" } else { not };
             let _ = write!(text, " {not}-o {device}");
         }
@@ -137,7 +137,7 @@ impl Grammar<'_> {
         (text, with_ports)
     }
 
-    /// What a rule of a chain does that postrouting leads to; `input` too if only what it allows may be used.
+    /// Target of a rule in a chain that postrouting leads to; with `input` only what input allows.
     fn target(&mut self, input: bool, with_ports: bool, later: &[String]) -> String {
         let port = 1024 + self.dice.below(50_000);
         let ports = with_ports && self.dice.one_in(2);
@@ -219,7 +219,7 @@ pub fn nft_table(dice: &mut Dice, family: &str) -> String {
     const CHAINS: u64 = 8;
     let (four, six) = (family != "ip6", family != "ip");
     let mut text = format!("table {family} random.{family} {{\n");
-    // A chain leads to later ones only.
+    // Chains lead to later ones only.
     for chain in (1..=CHAINS).rev() {
         let rules = dice.below(7);
         text += &nft_chain(dice, &format!("c{chain}"), "", rules, (chain, CHAINS), (four, six));
@@ -227,7 +227,7 @@ pub fn nft_table(dice: &mut Dice, family: &str) -> String {
     for (name, hook) in [("post", "postrouting"), ("other", "postrouting"), ("inbound", "input")] {
         let base = format!("  type nat hook {hook} priority {}\n", dice.below(300));
         let rules = 1 + dice.below(9);
-        // Masquerading is for postrouting only, and so are the chains that do it.
+        // Masquerading is valid on postrouting only, and so are chains that do it.
         text += &match hook {
             "input" => format!(" chain {name} {{\n{base}  counter packets 5 bytes 6 continue\n }}\n"),
             _ => nft_chain(dice, name, &base, rules, (0, CHAINS), (four, six)),
@@ -239,7 +239,7 @@ pub fn nft_table(dice: &mut Dice, family: &str) -> String {
 fn nft_chain(dice: &mut Dice, name: &str, base: &str, rules: u64, at: (u64, u64), families: (bool, bool)) -> String {
     let mut text = format!(" chain {name} {{\n{base}");
     for _ in 0..rules {
-        // In family inet, a rule is about one of both.
+        // In family inet a rule matches one of both families.
         let both = families == (true, true);
         let four = if both { dice.one_in(2) } else { families.0 };
         let tests = nft_tests(dice, four);
@@ -305,7 +305,7 @@ fn nft_translation(dice: &mut Dice, four: bool, both: bool) -> String {
     }
 }
 
-/// What kube-proxy writes for this many Services, with one endpoint each.
+/// What kube-proxy writes for this many Services, each with one endpoint.
 pub fn services(count: usize) -> String {
     let mut text = String::from("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n");
     for number in 0..count {
@@ -334,7 +334,7 @@ pub fn seeds() -> std::ops::Range<u64> {
     0..std::env::var("NATWATCH_RULE_SETS").map_or(40, |count| count.parse().expect("a number"))
 }
 
-/// Rules of that kind that were reported, by action and randomization.
+/// Counts the reported rules by action and randomization.
 pub fn count_kinds(report: &Report, found: &mut BTreeMap<String, u64>) {
     for rule in report.json["source_nat_rules"].as_array().expect("rules") {
         *found.entry(format!("{} {}", rule["action"], rule["port_randomization"])).or_default() += 1;

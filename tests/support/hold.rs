@@ -26,20 +26,21 @@ const NFQNL_CFG_CMD_BIND: u8 = 1;
 const NFQNL_COPY_PACKET: u8 = 2;
 const NF_ACCEPT: u32 = 1;
 
-/// More than any test sends at once.
+/// Length of the queue: more than any test sends at once.
 const ROOM: u32 = 16_384;
-/// Of each packet: its headers.
+/// Bytes copied of each packet: its headers.
 const COPIED: u32 = 96;
-/// After that long without one no more packets come.
+/// Without a packet for this long, none is expected any more.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// Holds first packets of TCP and all of UDP where they leave this namespace, behind every chain for sources; once it is gone they pass.
+/// Holds back TCP SYNs and all UDP as they leave this namespace, after every source-NAT chain. Dropping it lets packets
+/// pass.
 #[derive(Debug)]
 pub struct Hold {
     socket: OwnedFd,
 }
 
-/// A packet as it leaves.
+/// A held packet, as it leaves.
 #[derive(Clone, Debug)]
 pub struct Held {
     id: u32,
@@ -47,13 +48,13 @@ pub struct Held {
     pub tcp: bool,
     pub from: SocketAddr,
     pub to: SocketAddr,
-    /// What follows UDP's header.
+    /// What follows the UDP header.
     pub data: Vec<u8>,
 }
 
 impl Hold {
-    /// nft has no `queue` where the kernel lacks its expression; `iptables-nft` brings the target of x_tables, in a chain that one of a
-    /// later priority leads to.
+    /// nft cannot write `queue` where the kernel lacks that expression; `iptables-nft` uses the x_tables target
+    /// instead, in a chain that a base chain of later priority jumps to.
     pub fn new(ns: &Netns) -> Self {
         for (program, family) in [("iptables-nft", "ip"), ("ip6tables-nft", "ip6")] {
             ns.cmd(&format!("{program} -w -t security -N held"));
@@ -92,7 +93,7 @@ impl Hold {
         send(&self.socket, &request, SendFlags::empty()).expect("a request");
     }
 
-    /// The next message; `None`: none comes any more.
+    /// The next message; `None` after [`QUIET`].
     fn receive(&self) -> Option<Vec<u8>> {
         let quiet = Timespec::try_from(QUIET).expect("a short time");
         if poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&quiet)).expect("poll") == 0 {
@@ -104,7 +105,7 @@ impl Hold {
         Some(buffer)
     }
 
-    /// All that are held, or are still under way here.
+    /// All packets held, including those still on their way through this namespace.
     pub fn packets(&self) -> Vec<Held> {
         std::iter::from_fn(|| self.receive())
             .map(|packet| {
@@ -118,7 +119,7 @@ impl Hold {
             .collect()
     }
 
-    /// Lets them go, one after the other.
+    /// Accepts them, one after the other.
     pub fn release(&self, packets: &[Held]) {
         for held in packets {
             let verdict = [NF_ACCEPT.to_be_bytes(), held.id.to_be_bytes()].concat();

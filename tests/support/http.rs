@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::netns::Netns;
 
-/// Longer than any answer takes, so that a hanging server fails the test and not the runner.
+/// Longer than any response takes, so that a hanging server fails the test and not the runner.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A complete answer.
+/// A complete response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
@@ -59,7 +59,7 @@ pub fn exchange(server: SocketAddr, request: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(answer)
 }
 
-/// Parses a whole answer.
+/// Parses a whole response.
 pub fn parse(answer: &[u8]) -> Result<Response, Error> {
     let shown = || String::from_utf8_lossy(answer).into_owned();
     let end = find(answer, b"\r\n\r\n").ok_or_else(|| Error::other(format!("no header end: {}", shown())))?;

@@ -10,14 +10,14 @@ use super::netns::Netns;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feature {
     pub on: bool,
-    /// The driver does not let anyone change it.
+    /// Whether the driver has it fixed (`[fixed]`).
     pub fixed: bool,
-    /// What was asked for, where that is not what is.
+    /// The requested state where it differs from the actual one.
     pub requested: Option<bool>,
 }
 
 impl Feature {
-    /// The wanted state: asked for, whether or not it could be had.
+    /// The wanted state: requested, whether or not it could be had.
     pub fn wanted(self) -> bool {
         self.requested.unwrap_or(self.on)
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::dashboard::{list, queries, selectors, text, variable};
 
-/// Panels that the linter asks for titles, units and targets.
+/// Panel types that the linter requires titles, units and targets of.
 const LOOKED_AT: [&str; 5] = ["stat", "table", "timeseries", "gauge", "bargauge"];
 
 /// Names of the rules that a dashboard breaks.

@@ -1,6 +1,6 @@
 //! A small mutator for inputs made of attributes, deterministic for a seed.
 
-/// Noise.
+/// A pseudo-random generator.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -18,28 +18,28 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A number below this one, or 0.
+    /// A number below this one; 0 if that is 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() >> 33) as usize % end.max(1)
     }
 
-    /// One of them; there has to be one.
+    /// One of them; the list must not be empty.
     pub fn one_of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
 }
 
-/// An attribute; what it holds is taken for attributes if it can be.
+/// An attribute; its payload is parsed as attributes if possible.
 #[derive(Clone, Debug)]
 enum Node {
     Leaf(u16, Vec<u8>),
     Nest(u16, Vec<Node>),
 }
 
-/// Longer inputs take longer and show nothing else.
+/// Longer inputs take longer and find nothing new.
 const LONGEST: usize = 16 << 10;
 
-/// Takes bytes apart into attributes; `None` if they are something else.
+/// Parses bytes as attributes; `None` if they are not.
 fn parse(mut bytes: &[u8], depth: usize) -> Option<Vec<Node>> {
     let mut nodes = Vec::new();
     while let [a, b, c, d, ..] = *bytes {
@@ -73,7 +73,7 @@ fn write(nodes: &[Node], out: &mut Vec<u8>) {
     }
 }
 
-/// One of the lists of attributes, at whatever depth.
+/// One of the lists of attributes, at any depth.
 fn some_list<'a>(nodes: &'a mut Vec<Node>, random: &mut Random) -> &'a mut Vec<Node> {
     let nests: Vec<usize> = (0..nodes.len()).filter(|at| matches!(nodes[*at], Node::Nest(..))).collect();
     if nests.is_empty() || random.below(4) == 0 {
@@ -131,7 +131,7 @@ fn attributes(bytes: &mut Vec<u8>, header: usize, other: &[u8], random: &mut Ran
     write(&nodes, bytes);
 }
 
-/// Some changes to one of the seeds, perhaps with parts of another.
+/// One of the seeds, mutated, perhaps with parts of another.
 pub fn mutated(seeds: &[Vec<u8>], header: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes = random.one_of(seeds).clone();
     for _ in 0..=random.below(4) {
@@ -151,7 +151,7 @@ pub fn mutated(seeds: &[Vec<u8>], header: usize, random: &mut Random) -> Vec<u8>
             2 => bytes.truncate(at),
             3 => bytes.extend(&other[random.below(other.len())..]),
             4 => {
-                // What may be the length of something.
+                // Perhaps a length.
                 let at = header + (at & !3);
                 if let Some([low, high]) = bytes.get_mut(at..at + 2) {
                     let length = u16::from_ne_bytes([*low, *high]);

@@ -18,7 +18,7 @@ use super::wait::{PATIENCE, eventually};
 /// What the names of all test namespaces begin with; pid and number follow.
 const PREFIX: &str = "natwatch-test-";
 
-/// Leftovers are looked for once per process.
+/// Leftovers are searched for once per process.
 static SWEPT: Once = Once::new();
 
 /// Numbers the namespaces of this process.
@@ -120,7 +120,7 @@ impl Netns {
         thread::scope(|scope| scope.spawn(moved).join()).unwrap_or_else(|payload| panic::resume_unwind(payload))
     }
 
-    /// There is no way back, so this is only for threads that end soon.
+    /// It cannot be undone, so this is only for threads that end soon.
     fn move_current_thread(&self) {
         let path = Path::new("/run/netns").join(&self.name);
         let file = File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -181,14 +181,14 @@ impl Drop for Netns {
     }
 }
 
-/// Deletes what test processes that were killed have left behind.
+/// Deletes the namespaces of killed test processes.
 fn sweep() {
     let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
     for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
         let rest = name.strip_prefix(PREFIX);
         let pid = rest.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // Another process may have been quicker; then there is nothing left to delete.
+            // If another process was quicker, nothing is left to delete.
             let _ = Command::new("ip").args(["netns", "del", &name]).output();
         }
     }
@@ -213,7 +213,7 @@ pub fn veth_within(ns: &Netns, one: &str, other: &str) {
     ns.wait_up(other);
 }
 
-/// Tells `ns` for good who has `address`: no ARP, hence no packet waits for an answer.
+/// Adds a permanent neighbour entry for `address`: without ARP no packet waits for a reply.
 pub fn fixed_neighbour(ns: &Netns, device: &str, address: &str, owner: (&Netns, &str)) {
     let mac = owner.0.mac(owner.1);
     ns.cmd(&format!("ip neigh replace {address} lladdr {mac} dev {device} nud permanent"));

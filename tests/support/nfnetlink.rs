@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv
 use super::netns::Netns;
 use super::strace::Call;
 
-/// Asks netfilter, and hands on the first message that it answers.
+/// Sends a request to netfilter and passes on the first message of the response.
 fn ask<T: Send>(ns: &Netns, request: &[u8], read: impl FnOnce(&Message<'_>) -> T + Send) -> T {
     ns.enter(|| {
         let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER)).expect("a socket");
@@ -21,7 +21,7 @@ fn ask<T: Send>(ns: &Netns, request: &[u8], read: impl FnOnce(&Message<'_>) -> T
     })
 }
 
-/// The number that every change of the rules raises.
+/// The ruleset generation, which every change of the rules raises.
 pub fn generation(ns: &Netns) -> u32 {
     let mut body = MessageWriter::user();
     Nfgenmsg::default().emit(&mut body);
@@ -31,7 +31,7 @@ pub fn generation(ns: &Netns) -> u32 {
     })
 }
 
-/// Makes an accounting object, which rules with `-m nfacct` name; with a quota of packets, they hold beyond it.
+/// Makes an accounting object, which rules with `-m nfacct` name; with a quota of packets they match beyond it.
 pub fn accounting(ns: &Netns, name: &str, quota: Option<u64>) {
     const NFNL_MSG_ACCT_NEW: u16 = (libc::NFNL_SUBSYS_ACCT as u16) << 8;
     const NFACCT_NAME: u16 = 1;
@@ -51,12 +51,12 @@ pub fn accounting(ns: &Netns, name: &str, quota: Option<u64>) {
     });
 }
 
-/// A message to netfilter.
+/// A request to netfilter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKind {
     /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE`
     pub kind: u16,
-    /// Whether it asks for all that there is, not for one object.
+    /// Whether it is a dump.
     pub dump: bool,
     /// Text of attribute 1, the table.
     pub table: String,
@@ -64,7 +64,7 @@ pub struct RequestKind {
     pub chain: String,
 }
 
-/// What is asked of nf_tables, and what of ipset that tests tell apart.
+/// Names of the requests to nf_tables, and of those to ipset that tests distinguish.
 const NAMES: [(i32, i32, &str); 11] = [
     (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETTABLE, "GETTABLE"),
     (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETCHAIN, "GETCHAIN"),
@@ -87,7 +87,7 @@ impl RequestKind {
     }
 }
 
-/// The message of one call, if it is one to netfilter.
+/// The request that a call sends, if it is one to netfilter.
 pub fn question(call: &Call) -> Option<RequestKind> {
     let message = call.message().filter(|message| message.protocol == i64::from(libc::NETLINK_NETFILTER))?;
     let block = message.body.get(NFGENMSG..).unwrap_or_default();
@@ -100,12 +100,12 @@ pub fn question(call: &Call) -> Option<RequestKind> {
     })
 }
 
-/// The messages of all calls.
+/// The requests of all calls.
 pub fn questions(calls: &[Call]) -> Vec<RequestKind> {
     calls.iter().filter_map(question).collect()
 }
 
-/// What an attribute says, up to the zero that ends it; nothing if it is not there.
+/// An attribute's text without its final zero; empty if there is no such attribute.
 fn text(block: &[u8], number: u16) -> String {
     let found = attributes(block, "request").map(|attribute| attribute.expect("a whole attribute"));
     let found = found.into_iter().find(|attribute| attribute.kind == number);

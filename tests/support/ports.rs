@@ -11,28 +11,28 @@ use super::connection_lab::ConnectionLab;
 use super::counters::conntrack_stats;
 use super::hold::{Held, Hold};
 
-/// The first port that is chosen; each destination has one of its own.
+/// The first source port; each destination has another one.
 const CHOSEN: u16 = 40_000;
 /// Where name servers listen.
 const QUERIES: u16 = 53;
 /// More destinations than there are.
 const MOST: u16 = 100;
-/// Senders are told apart by their TTL: of each other one, as one is taken off on the way.
+/// TTL of the first sender. Each sender has its own, two apart, as the router decrements it.
 const TTL: u8 = 64;
 
-/// What became of first packets with the same ports.
+/// What happened to first packets with the same ports.
 #[derive(Debug, Default)]
 pub struct SamePorts {
-    /// Two senders were given one address, and kept their ports.
+    /// Whether two senders were given the same address and kept their ports.
     pub collide: bool,
-    /// Packets that were lost since their connection could not be entered (`insert_failed`).
+    /// Packets lost because their connection could not be inserted (`insert_failed`).
     pub lost: u64,
-    /// Those that left as the same, for people.
+    /// Packets that left with the same addresses and ports, for people.
     pub told: BTreeSet<String>,
 }
 
 impl ConnectionLab {
-    /// Has all hosts send to all at once; none of the connections is there before all have been translated.
+    /// Has all hosts send to all at once; all packets are translated before any connection is confirmed.
     pub fn same_ports(&self, hold: &Hold, families: &[bool]) -> SamePorts {
         let _listeners = self.listeners(families);
         let mut found = SamePorts::default();
@@ -47,7 +47,7 @@ impl ConnectionLab {
                     let queries = to.iter().map(|to| SocketAddr::new(to.ip(), QUERIES)).collect::<BTreeSet<_>>();
                     let to: Vec<SocketAddr> = if tcp { to } else { to.into_iter().chain(queries).collect() };
                     for ip in from {
-                        // The router itself asks Services, and servers.
+                        // The router itself sends to Services and to servers.
                         let sender = senders.iter().position(|known| *known == ip).unwrap_or(senders.len());
                         if sender == senders.len() {
                             senders.push(ip);
@@ -92,7 +92,7 @@ impl SamePorts {
     }
 }
 
-/// A socket that has sent the first packet of a connection. `None`: there is no way.
+/// A socket that has sent the first packet of a connection. `None`: no route.
 fn first_packet(tcp: bool, from: SocketAddr, to: SocketAddr, ttl: u8) -> Option<OwnedFd> {
     let kind = if tcp { SocketType::STREAM } else { SocketType::DGRAM };
     let family = if to.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
@@ -108,7 +108,7 @@ fn first_packet(tcp: bool, from: SocketAddr, to: SocketAddr, ttl: u8) -> Option<
         Err(_) => return None,
     }
     if !tcp {
-        // What rules drop here is an error.
+        // A packet that rules drop here is an error.
         let _ = send(&socket, b"x", SendFlags::empty());
     }
     Some(socket)

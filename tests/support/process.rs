@@ -14,7 +14,7 @@ use super::wait::{PATIENCE, eventually};
 
 /// A started program: killed on drop, its output kept in files and shown if the test panics.
 ///
-/// Files instead of pipes: nobody has to read them for the program to go on.
+/// Files instead of pipes, so that it never blocks on a reader.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -66,7 +66,7 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).expect("a signal to a child");
     }
 
-    /// Waits for its end; panics if it still runs after `deadline`.
+    /// Waits until it ends; panics if it still runs after `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         eventually(deadline, || self.status().ok_or("the program still runs"))
     }
@@ -97,7 +97,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Errors mean that it has ended already.
+        // An error means that it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {

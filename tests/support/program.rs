@@ -12,10 +12,10 @@ use super::netns::Netns;
 use super::report::Report;
 use super::tools::{expect_success, require};
 
-/// Where cargo has put the program.
+/// Path of the program that cargo has built.
 pub const NATWATCH: &str = env!("CARGO_BIN_EXE_natwatch");
 
-/// Test namespaces are not the node's; this flag has them judged all the same.
+/// Test namespaces are not the node's; these arguments have them judged nevertheless.
 pub const HERE: [&str; 2] = ["--network-namespace", "current"];
 
 /// How one run ended.
@@ -58,7 +58,7 @@ impl Run {
         Report { code: self.code, json: json.unwrap_or_else(|e| panic!("{e} in {self:?}")) }
     }
 
-    /// Panics unless it failed with that code, nothing on stdout, and one line on stderr with all these words.
+    /// Panics unless it failed with that code, without stdout, and with one line on stderr that has all these words.
     #[track_caller]
     pub fn fails(self, code: i32, words: &[&str]) {
         assert_eq!((self.code, self.stdout.as_str()), (code, ""), "{}", self.stderr);
@@ -82,13 +82,13 @@ pub fn natwatch_in(ns: &Netns, args: &[&str]) -> Run {
     natwatch_as(ns, &[NATWATCH], args)
 }
 
-/// Runs natwatch in a namespace through other programs, of which it is the last word: see [`command_as`].
+/// Runs natwatch in a namespace through other programs, whose last argument it is: see [`command_as`].
 #[track_caller]
 pub fn natwatch_as(ns: &Netns, words: &[&str], args: &[&str]) -> Run {
     Run::of(command_as(ns, words).args(args))
 }
 
-/// What starts natwatch in a namespace through programs that change its identity or watch it, such as
+/// The command that starts natwatch in a namespace through programs that change its identity or trace it, such as
 /// `["setpriv", "--reuid=65534", NATWATCH]`.
 #[track_caller]
 pub fn command_as(ns: &Netns, words: &[&str]) -> Command {
@@ -99,7 +99,7 @@ pub fn command_as(ns: &Netns, words: &[&str]) -> Command {
     command
 }
 
-/// A copy of the program that every user may start, wherever the build directory is.
+/// A copy of the program that every user may execute, wherever the build directory is.
 #[derive(Debug)]
 pub struct PublicCopy {
     directory: TempDir,
@@ -110,8 +110,8 @@ impl PublicCopy {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let copy = Self { directory };
-        // By another process: one that a test starts at this moment would hold a descriptor that writes the copy, and a
-        // program that is being written cannot be executed.
+        // Copied by another process: a child that a test forks at this moment would inherit a descriptor open for
+        // writing, and such a file cannot be executed (`ETXTBSY`).
         expect_success(Command::new("cp").arg(NATWATCH).arg(copy.path()));
         for path in [copy.directory.path().to_owned(), copy.path()] {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permissions");

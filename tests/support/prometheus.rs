@@ -17,7 +17,7 @@ use super::netns::Netns;
 use super::process::{Daemon, free_port};
 use super::tools::require;
 
-/// How often a webhook looks whether it is to end.
+/// Interval at which a webhook checks whether it is to end.
 const READ_EVERY: Duration = Duration::from_millis(20);
 
 /// A Prometheus in a namespace.
@@ -35,7 +35,7 @@ impl<'a> Prometheus<'a> {
         Self::start(ns, targets, "", None)
     }
 
-    /// The same, with a rule file that is evaluated once a second, and an Alertmanager to tell.
+    /// The same, with a rule file that is evaluated once a second, and an Alertmanager to notify.
     pub fn start(ns: &'a Netns, targets: &[String], rules: &str, alertmanager: Option<&Alertmanager>) -> Self {
         let quoted: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
         let mut text = format!(
@@ -70,7 +70,7 @@ impl<'a> Prometheus<'a> {
         Self { ns, daemon, port, dir }
     }
 
-    /// What an endpoint of the API answers, or why it refuses.
+    /// The response of an API endpoint, or its error.
     pub fn ask(&self, path: &str) -> Result<Value, String> {
         let response = http::get(self.ns, (Ipv4Addr::LOCALHOST, self.port).into(), path, &[]);
         let value: Value = serde_json::from_str(response.text()).map_err(|e| format!("{e}: {}", response.text()))?;
@@ -95,7 +95,7 @@ impl<'a> Prometheus<'a> {
         results.iter().map(sample).collect()
     }
 
-    /// The rules as it has read them: each with `name`, `query`, `type`, and what else it has.
+    /// The rules as it has parsed them: `name`, `query`, `type` and the rest.
     pub fn rules(&self) -> Vec<Value> {
         let groups = self.api("/api/v1/rules")["groups"].as_array().cloned().unwrap_or_default();
         groups.iter().flat_map(|group| group["rules"].as_array().cloned().expect("rules")).collect()
@@ -107,7 +107,7 @@ impl<'a> Prometheus<'a> {
     }
 }
 
-/// For a query in a path.
+/// Percent-encodes a query.
 pub fn url_encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
@@ -137,7 +137,7 @@ impl Alertmanager {
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.path={}", dir.path().join("data").display()));
         command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
-        // It is alone.
+        // It is no cluster.
         command.arg("--cluster.listen-address=");
         let mut daemon = Daemon::start(command);
         daemon.wait_listening(ns, port);
@@ -145,7 +145,7 @@ impl Alertmanager {
     }
 }
 
-/// Listens in a namespace and keeps the alerts that it is sent.
+/// Listens in a namespace and keeps the alerts that it receives.
 pub struct Webhook {
     port: u16,
     alerts: Arc<Mutex<Vec<Value>>>,
@@ -164,7 +164,7 @@ impl Webhook {
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     match listener.accept() {
-                        // A request that breaks off is sent again by the Alertmanager.
+                        // The Alertmanager repeats a request that is cut off.
                         Ok((stream, _)) => alerts.lock().expect("the list").extend(take(stream).unwrap_or_default()),
                         Err(_) => thread::sleep(READ_EVERY),
                     }
@@ -174,7 +174,7 @@ impl Webhook {
         Self { port, alerts, stop, thread: Some(thread) }
     }
 
-    /// Every alert so far, in the order in which they came.
+    /// Every alert so far, in order of arrival.
     pub fn alerts(&self) -> Vec<Value> {
         self.alerts.lock().expect("the list").clone()
     }
@@ -202,7 +202,7 @@ impl Drop for Webhook {
     }
 }
 
-/// Reads one request and answers it; the alerts of its body.
+/// Reads one request, responds, and returns the alerts of its body.
 fn take(mut stream: TcpStream) -> std::io::Result<Vec<Value>> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -223,7 +223,7 @@ fn take(mut stream: TcpStream) -> std::io::Result<Vec<Value>> {
     Ok(document["alerts"].as_array().cloned().unwrap_or_default())
 }
 
-/// The body once all of it is there.
+/// The body once it is complete.
 fn body_of(request: &[u8]) -> Option<Vec<u8>> {
     let end = request.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&request[..end]).to_ascii_lowercase();

@@ -6,16 +6,17 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use super::connection_lab::{ConnectionLab, services};
 use super::hold::Hold;
 
-/// Where name servers listen.
+/// Port of name servers.
 pub const DNS: u16 = 53;
-/// Queries of each socket: chance sends all of them to one of two servers in 30,000 cases once.
+/// Queries of each socket: all of them go to one of two random servers once in 30,000 cases.
 const QUERIES: usize = 16;
-/// The first port of sockets, which no connection has.
+/// The first source port, which no connection uses.
 const CHOSEN: u16 = 50_000;
 
 impl ConnectionLab {
-    /// Asks Services from everywhere, several times at once: each query is the first packet of its connection. Of each socket that
-    /// got through: whom it asked, and to which servers that was sent on.
+    /// Sends queries to Services from every client, several at once, so that each is the first packet of its
+    /// connection. Returns, for each socket with any success, its address, the address it sent to, and the servers that
+    /// were chosen.
     pub fn ask(&self, hold: &Hold, families: &[bool]) -> Vec<(SocketAddr, SocketAddr, BTreeSet<IpAddr>)> {
         let servers: Vec<(IpAddr, UdpSocket)> = self.servers(families, |ip| (ip, socket(SocketAddr::new(ip, DNS))));
         self.router.run(&["conntrack", "-F"]);
@@ -33,7 +34,7 @@ impl ConnectionLab {
         }
         for (number, (socket, _, asked, _)) in asking.iter().enumerate() {
             for _ in 0..QUERIES {
-                // What rules reject, or have no way, is not sent.
+                // Queries that rules reject, or without a route, are not sent.
                 let _ = socket.send_to(&u16::try_from(number).expect("few").to_be_bytes(), asked);
             }
         }

@@ -18,7 +18,7 @@ use super::sockets::{allow_open_files, bound_socket};
 const SLOW: Duration = Duration::from_millis(900);
 /// After this long an unanswered connect is counted as slow and given up.
 const HOPELESS: Duration = Duration::from_secs(10);
-/// How often finished connects are looked for between rounds.
+/// How often finished connects are checked between rounds.
 const READ_EVERY: Duration = Duration::from_millis(20);
 /// Source port of the first round; each round has its own.
 const FIRST_PORT: u16 = 20_000;
@@ -42,7 +42,7 @@ pub struct Limits {
 /// What the senders saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RaceReport {
-    /// Rounds in which both threads met.
+    /// Rounds in which both threads took part.
     pub rounds: u64,
     /// SYNs or datagrams handed to the kernel, without TCP's retransmissions.
     pub sent: u64,
@@ -79,7 +79,7 @@ fn race_here(kind: Race, limits: Limits) -> RaceReport {
     }
 }
 
-/// One thread's rounds: meet the other, then send at once.
+/// One thread's rounds: wait for the other, then send at once.
 fn run_lane(lane: usize, kind: Race, sockets: &[OwnedFd], start: &StartLine, cpu: usize) -> RaceReport {
     let _release = ReleaseOnPanic(start);
     pin_to(cpu);
@@ -115,11 +115,11 @@ fn fire(kind: Race, socket: &OwnedFd, target: SocketAddrV4) {
     }
 }
 
-/// Where the threads wait for each other, busily: a sleep would cost the microseconds that count.
+/// Where the threads wait for each other by spinning: a sleep would cost the microseconds that matter.
 struct StartLine {
     /// Arrivals of both threads in all rounds.
     arrived: AtomicUsize,
-    /// The first round that is not run any more.
+    /// The first round that is not to be run.
     closed_from: AtomicUsize,
     closes: Instant,
 }
@@ -146,7 +146,7 @@ impl StartLine {
     }
 }
 
-/// Lets the other thread go when this one panics; otherwise it would spin for ever.
+/// Releases the other thread if this one panics; otherwise it would spin for ever.
 struct ReleaseOnPanic<'a>(&'a StartLine);
 
 impl Drop for ReleaseOnPanic<'_> {
@@ -158,7 +158,7 @@ impl Drop for ReleaseOnPanic<'_> {
     }
 }
 
-/// Connects under way, and how many of the finished ones were slow.
+/// Pending connects, and how many of the finished ones were slow.
 #[derive(Default)]
 struct Pending<'a> {
     connects: Vec<(&'a OwnedFd, Instant)>,
@@ -183,7 +183,7 @@ impl<'a> Pending<'a> {
         self.slow
     }
 
-    /// Takes out the connects that have ended, after waiting for one at most `wait`.
+    /// Removes the connects that have ended, after waiting at most `wait` for one.
     fn look(&mut self, wait: Duration) {
         let as_poll = |(socket, _): &(&'a OwnedFd, Instant)| PollFd::new(*socket, PollFlags::OUT);
         let mut fds: Vec<PollFd> = self.connects.iter().map(as_poll).collect();

@@ -8,14 +8,14 @@ use super::netns::Netns;
 use super::program::{HERE, NATWATCH, natwatch_as, natwatch_in};
 use super::strace::{Call, Strace};
 
-/// What the contract says of a namespace that is not the node's.
+/// The contract's text for a namespace that is not the node's.
 pub const NOT_THE_NODES: &str = "this is not the node's network namespace; is hostNetwork set?";
 
-/// Advisories about how full something is, which may differ from one reading to the next.
+/// Advisories about a fill level, which may differ between readings.
 pub const LEVELS: [&str; 4] =
     ["conntrack-table-full", "neighbour-table-full", "snat-port-exhaustion", "udp-stale-translation"];
 
-/// `natwatch check --format json` with more words, namespace flag not included.
+/// `natwatch check --format json` with further arguments, without the namespace flag.
 #[track_caller]
 pub fn check(ns: &Netns, more: &[&str]) -> Report {
     natwatch_in(ns, &[&["check", "--format", "json"], more].concat()).report()
@@ -27,7 +27,7 @@ pub fn check_here(ns: &Netns, more: &[&str]) -> Report {
     check(ns, &[&HERE[..], more].concat())
 }
 
-/// `check` that judges this namespace, and what it sends to the kernel.
+/// `check` that judges this namespace, and its system calls.
 #[track_caller]
 pub fn traced(ns: &Netns, more: &[&str]) -> (Report, Vec<Call>) {
     let strace = Strace::of("sendto,sendmsg,socket");
@@ -36,7 +36,7 @@ pub fn traced(ns: &Netns, more: &[&str]) -> (Report, Vec<Call>) {
     (report, strace.calls())
 }
 
-/// The JSON report and the exit code that it came with.
+/// The JSON report and its exit code.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub code: i32,

@@ -12,7 +12,7 @@ use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure, X
 
 use super::capture::recorded_nodes;
 
-/// What was checked.
+/// Number of checked items.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Messages of netlink.
@@ -23,7 +23,7 @@ pub struct Counts {
     pub entries: usize,
 }
 
-/// What the recorded nodes of `tests/nodes` answered, by node and request.
+/// The responses recorded in `tests/nodes`, by node and request.
 pub fn recorded_answers() -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for path in recorded_nodes() {
@@ -36,7 +36,7 @@ pub fn recorded_answers() -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Checks a recorded answer by its name; `None` if its kind has no types.
+/// Checks a recorded response by its name; `None` if there are no types for its kind.
 #[track_caller]
 pub fn round_trips(name: &str, bytes: &[u8]) -> Option<Counts> {
     if name.contains("netlink/netfilter/nft-") {
@@ -54,7 +54,7 @@ pub fn round_trips(name: &str, bytes: &[u8]) -> Option<Counts> {
     }
 }
 
-/// Checks all messages of an answer of nf_tables.
+/// Checks all messages of an nf_tables response.
 #[track_caller]
 fn nftables_round_trips(name: &str, bytes: &[u8]) -> Counts {
     let mut counts = Counts::default();
@@ -83,7 +83,7 @@ fn attributes_round_trip(bytes: &[u8], check: fn(&[u8])) -> Counts {
     Counts { messages: messages.map(|message| check(&message.body[NFGENMSG..])).count(), ..Counts::default() }
 }
 
-/// Checks a message of ipset and what it holds.
+/// Checks a message of ipset and its nested attributes.
 #[track_caller]
 fn ipset(attributes: &[u8]) {
     let message: IpsetMessage<'_> = block(attributes);
@@ -105,7 +105,7 @@ fn block<'a, T: AttributeValue<'a> + Debug>(bytes: &'a [u8]) -> T {
     parsed
 }
 
-/// Checks the extensions of x_tables that stand in a rule of nf_tables; how many there were.
+/// Checks the x_tables extensions of an nf_tables rule; returns their number.
 fn rule_extensions(family: u8, rule: &nftables::Rule<'_>) -> usize {
     let mut count = 0;
     for expression in rule.expressions() {
@@ -122,7 +122,7 @@ fn rule_extensions(family: u8, rule: &nftables::Rule<'_>) -> usize {
     count
 }
 
-/// What is written of a match or a target that was read.
+/// A match or a target, read and written again.
 pub fn extension(target: bool, name: &[u8], revision: u32, family: u8, info: &[u8]) -> Option<Vec<u8>> {
     if target {
         xtables::Target::parse(name, revision, family, info).ok().map(|found| found.emit())
@@ -131,7 +131,7 @@ pub fn extension(target: bool, name: &[u8], revision: u32, family: u8, info: &[u
     }
 }
 
-/// Checks a table of legacy x_tables; how many entries it has.
+/// Checks a legacy table; returns the number of its entries.
 fn xtables_round_trips(family: XtFamily, bytes: &[u8]) -> usize {
     let mut written = IptGetinfo::parse(&bytes[..IptGetinfo::SIZE]).expect("a description").emit();
     let header = &bytes[written.len()..][..IptGetEntries::SIZE];

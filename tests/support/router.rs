@@ -16,7 +16,7 @@ use super::wait::{PATIENCE, eventually};
 pub const CLIENTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 1, 11), Ipv4Addr::new(10, 77, 1, 12)];
 /// The router's address on the server's side: what sources are translated to.
 pub const ROUTER_WAN: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 1);
-/// Where all traffic goes. Nothing listens: TCP is refused at once unless the server sinks it.
+/// Destination of all traffic. Nothing listens: TCP is refused at once unless the server sinks it.
 pub const TARGET: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 2, 2), 7777);
 /// The device the router's source NAT is bound to.
 pub const WAN: &str = "wan0";
@@ -66,7 +66,7 @@ pub enum Ports {
 pub enum Source {
     /// The address of the outgoing device (`masquerade`).
     Device,
-    /// A given one (`snat`).
+    /// A given address (`snat`).
     Address(Ipv4Addr),
 }
 
@@ -189,7 +189,7 @@ impl Router {
         server.route("default via 10.77.2.1");
     }
 
-    /// Makes the router track connections although nothing translates them.
+    /// Makes the router track connections although nothing is translated.
     pub fn track_without_nat(&self) {
         let chain = "add chain ip track forward { type filter hook forward priority 0; }";
         let rule = "add rule ip track forward ct state new accept";
@@ -197,7 +197,7 @@ impl Router {
         self.router.run(&["nft", &script]);
     }
 
-    /// Makes the server count and swallow the protocol: no answer, so that flows stay unreplied.
+    /// Makes the server count and swallow the protocol: without replies, flows stay unreplied.
     pub fn sink(&self, proto: Proto) {
         let chain = "add chain ip sink pre { type filter hook prerouting priority -300; }";
         let proto = proto.name();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Not the names of metrics, although nothing that calls a function follows them.
+/// Words that are no metrics although no `(` follows them.
 const WORDS: [&str; 16] = [
     "and",
     "or",
@@ -21,18 +21,18 @@ const WORDS: [&str; 16] = [
     "NaN",
     "inf",
 ];
-/// Followed by a list of labels.
+/// Words that a list of labels follows.
 const LABEL_LISTS: [&str; 6] = ["on", "ignoring", "by", "without", "group_left", "group_right"];
 
-/// What one expression asks for.
+/// The metrics and labels of one expression.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     pub selectors: Vec<Selector>,
-    /// Each list of labels after `on`, `by` and their like, with that word first.
+    /// Each list of labels after `on`, `by` and the like, with that word first.
     pub label_lists: Vec<Vec<String>>,
 }
 
-/// A metric and what its labels have to be.
+/// A metric and its label matchers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Selector {
     pub metric: String,
@@ -41,14 +41,14 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// The values that a matcher of a label lists, with `|` between them.
+    /// The values that a label's matcher lists, separated by `|`.
     pub fn values(&self, label: &str) -> Vec<&str> {
         let own = self.matchers.iter().filter(|(name, ..)| name == label);
         own.flat_map(|(.., value)| value.split('|')).collect()
     }
 }
 
-/// Takes an expression apart that Prometheus has accepted.
+/// Parses an expression that Prometheus has accepted.
 pub fn wanted(expression: &str) -> Wanted {
     let mut wanted = Wanted::default();
     let mut rest = expression;
@@ -83,7 +83,7 @@ pub fn wanted(expression: &str) -> Wanted {
     wanted
 }
 
-/// `a="b",c=~"d|e"`; no value of ours has a comma.
+/// `a="b",c=~"d|e"`; none of our values contains a comma.
 fn matchers_of(text: &str) -> Vec<(String, String, String)> {
     let matcher = |text: &str| {
         let (left, value) = text.split_once('"').unwrap_or_else(|| panic!("no value in {text}"));
@@ -131,8 +131,8 @@ fn number(text: &str) -> (&str, &str) {
     (&whole[..digits], &whole[digits..])
 }
 
-/// The same rules in a world in which time runs `factor` times as fast: every window, offset and delay is that much
-/// shorter, and nothing else is different.
+/// The same rules `factor` times as fast: every window, offset and delay is that much shorter, and nothing else
+/// changes.
 pub fn hasten(text: &str, factor: u32) -> String {
     let shortened = |(before, duration): (&str, Option<Duration>)| match duration {
         Some(duration) => format!("{before}{}ms", (duration / factor).as_millis()),

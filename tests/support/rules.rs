@@ -11,7 +11,7 @@ use super::netns::Netns;
 use super::report::{Report, check_here};
 use super::tools::{checked, require};
 
-/// A source-NAT rule, in the words of natwatch's report; who writes it is not known to the standard tools.
+/// A source-NAT rule in the words of natwatch's report, without its owner, which the standard tools do not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceNat {
     pub backend: String,
@@ -44,7 +44,7 @@ pub fn try_load(ns: &Netns, argv: &[&str], input: &str) -> std::process::Output 
     let mut command: Command = ns.command(argv[0]);
     command.args(&argv[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{argv:?}: {e}"));
-    // A program that gives up early closes its end; its status tells.
+    // A program that fails early closes its end of the pipe; its status is what counts.
     let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
     child.wait_with_output().unwrap_or_else(|e| panic!("{argv:?}: {e}"))
 }
@@ -53,13 +53,13 @@ fn head(text: &str) -> String {
     text.chars().take(4000).collect()
 }
 
-/// Loads a file of nft's language.
+/// Loads a file in nft's language.
 #[track_caller]
 pub fn nft(ns: &Netns, text: &str) {
     load(ns, &["nft", "-f", "-"], text);
 }
 
-/// What the standard tools say about chains that a nat base chain on postrouting or input leads to.
+/// What the standard tools list of chains that a nat base chain on postrouting or input leads to.
 #[track_caller]
 pub fn expected(ns: &Netns) -> Rules {
     let text = ns.run(&["nft", "-j", "-a", "list", "ruleset"]);
@@ -71,7 +71,7 @@ pub fn expected(ns: &Netns) -> Rules {
         let family = text_of(&object["family"]);
         if kind == "table" && !object["flags"].is_null() {
             let name = text_of(&object["name"]);
-            // What the flags are is not in the JSON of all versions.
+            // Not all versions have the flags in their JSON.
             let listed = ns.run(&["nft", "list", "table", &family, &name]);
             if listed.lines().any(|line| line.trim() == "flags dormant") {
                 dormant.insert((family, name));
@@ -143,7 +143,7 @@ impl Table {
         reached.into_iter().map(|chain| (chain.clone(), of(&chain))).collect()
     }
 
-    /// Chains that anything in this expression leads to.
+    /// Chains that this expression leads to.
     fn targets(&self, value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Array(list) => list.iter().for_each(|value| self.targets(value, found)),
@@ -166,7 +166,7 @@ impl Table {
     }
 }
 
-/// Every chain that these lead to, with themselves.
+/// All chains that can be reached from these, themselves included.
 fn reach(from: Vec<String>, next: impl Fn(&str) -> Vec<String>) -> BTreeSet<String> {
     let (mut open, mut seen) = (from, BTreeSet::new());
     while let Some(chain) = open.pop() {
@@ -198,7 +198,7 @@ fn native(position: u64, expressions: &[Value]) -> Option<SourceNat> {
         (_, Some(range)) => Some(format!("{}-{}", range[0], range[1])),
         _ => None,
     };
-    // A named counter is not the rule's own; of several the last one counts what is translated.
+    // A named counter is not the rule's own; of several counters the last one counts what is translated.
     let mut counters = expressions.iter().rev().filter_map(|expression| expression.get("counter"));
     let counter = counters.find(|counter| !counter["packets"].is_null());
     Some(SourceNat {
@@ -217,12 +217,12 @@ fn native(position: u64, expressions: &[Value]) -> Option<SourceNat> {
     })
 }
 
-/// nft prints numbers of 64 bits as if they had a sign.
+/// nft prints 64-bit numbers as signed ones.
 fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned)).unwrap_or_else(|| panic!("no number: {value}"))
 }
 
-/// `meta mark VALUE`, `meta mark & MASK == VALUE` and their opposites.
+/// `meta mark VALUE`, `meta mark & MASK == VALUE`, and their negations.
 fn native_mark(expression: &Value) -> Option<(u32, u32, bool)> {
     let test = expression.get("match")?;
     let word = |value: &Value| value.as_u64().and_then(|value| u32::try_from(value).ok());
@@ -243,7 +243,7 @@ fn native_mark(expression: &Value) -> Option<(u32, u32, bool)> {
     }
 }
 
-/// What `iptables-save -c -t nat` printed.
+/// Parses the output of `iptables-save -c -t nat`.
 pub fn saved(text: &str) -> BTreeMap<String, Vec<SourceNat>> {
     assert!(!text.contains("incompatible"), "{text}");
     let mut chains: BTreeMap<String, Vec<Saved>> = BTreeMap::new();
@@ -335,7 +335,7 @@ fn hexadecimal(text: &str) -> u32 {
     u32::from_str_radix(digits, 16).unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
-/// Words of a line in which `"a \"b\""` is one.
+/// The words of a line; `"a \"b\""` is one.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted, mut begun) = (Vec::new(), String::new(), false, false);
     let mut characters = line.chars();
@@ -361,7 +361,8 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// What `iptables-legacy-save` and `ip6tables-legacy-save` say, of tables that are there: asking for others makes them.
+/// Rules that `iptables-legacy-save` and `ip6tables-legacy-save` list, of existing tables only: listing others creates
+/// them.
 #[track_caller]
 pub fn expected_legacy(ns: &Netns) -> Rules {
     let mut rules = Rules::new();
@@ -380,7 +381,7 @@ pub fn expected_legacy(ns: &Netns) -> Rules {
     rules
 }
 
-/// What natwatch reports of nf_tables; None where it says null.
+/// The rules of nf_tables in natwatch's report; None where it says null.
 #[track_caller]
 pub fn reported(report: &Report) -> Option<Rules> {
     reported_of(report, false)
@@ -415,7 +416,7 @@ pub fn reported_of(report: &Report, legacy: bool) -> Option<Rules> {
     Some(rules)
 }
 
-/// natwatch reports exactly the rules that the standard tools list, rule by rule; returns its report.
+/// Asserts that natwatch reports exactly the rules that the standard tools list; returns its report.
 #[track_caller]
 pub fn assert_rules(ns: &Netns) -> Report {
     let wanted = expected(ns);
@@ -426,7 +427,7 @@ pub fn assert_rules(ns: &Netns) -> Report {
     report
 }
 
-/// The report has exactly these rules of legacy tables.
+/// Asserts that the report has exactly these rules of legacy tables.
 #[track_caller]
 pub fn assert_same_legacy(wanted: &Rules, report: &Report) {
     for source in ["xtables_ipv4", "xtables_ipv6"] {
@@ -436,7 +437,7 @@ pub fn assert_same_legacy(wanted: &Rules, report: &Report) {
     assert_list(wanted, &found);
 }
 
-/// The report has exactly these rules.
+/// Asserts that the report has exactly these rules.
 #[track_caller]
 pub fn assert_same(wanted: &Rules, report: &Report) {
     let source = report.source("nftables");
@@ -469,7 +470,7 @@ pub fn owners(report: &Report) -> BTreeMap<ChainName, Vec<String>> {
     owners
 }
 
-/// The series count the rules of the report, kind by kind, and add up what they counted.
+/// Asserts that the series count the report's rules by kind and add up their counters.
 #[track_caller]
 pub fn assert_series(report: &Report, metrics: &Exposition) {
     const LABELS: [&str; 5] = ["backend", "family", "owner", "action", "port_randomization"];

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::capture::walk;
 
-/// Something to look for, in all the forms that it may have.
+/// A text to search for, in all forms in which it may appear.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Secret {
     /// How people write it.
@@ -21,13 +21,13 @@ impl Secret {
         Self { text: text.to_owned(), forms: vec![text.as_bytes().to_vec()] }
     }
 
-    /// An address or the first bytes of one: as bytes in both orders and in hexadecimal, beside what people write.
+    /// An address or its first bytes: in both byte orders, in hexadecimal, and as people write it.
     fn bytes(text: &str, bytes: &[u8]) -> Self {
         let hexadecimal = |bytes: &[u8], between: &str| {
             bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(between)
         };
         let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
-        // Files below /proc print the four words of an IPv6 address each in the order of the CPU.
+        // Files of /proc print each of the four words of an IPv6 address in the CPU's byte order.
         let words: Vec<u8> = bytes.chunks_exact(4).flat_map(|word| word.iter().rev().copied()).collect();
         let mut forms = vec![text.as_bytes().to_vec()];
         for bytes in [bytes, &reversed, &words].into_iter().filter(|bytes| bytes.len() >= 3) {
@@ -47,7 +47,7 @@ impl Secret {
     }
 }
 
-/// Which three bytes follow each other anywhere in a file: most of what is looked for is soon known not to be there.
+/// Which sequences of three bytes occur in a file: most secrets are quickly known to be absent.
 struct Triples(Vec<bool>);
 
 impl Triples {
@@ -61,7 +61,7 @@ impl Triples {
         usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2])
     }
 
-    /// Whether what begins like this may be there.
+    /// Whether a text that begins like this may occur.
     fn holds(&self, form: &[u8]) -> bool {
         self.0[Self::number(form)]
     }
@@ -74,10 +74,10 @@ pub fn of_every() -> Vec<Secret> {
         Secret::bytes("198.51.100.", &[198, 51, 100]),
         Secret::bytes("2001:db8:feed", &[0x20, 0x01, 0x0d, 0xb8, 0xfe, 0xed]),
         Secret::bytes("02:5e:c4:e7:00", &[0x02, 0x5e, 0xc4, 0xe7, 0x00]),
-        // The end of an address, of which a rule may test no more.
+        // The last bytes of an address, which is all that a rule may test.
         Secret::bytes("dead:72", &[0xde, 0xad, 0x72]),
     ];
-    // Names of tables and chains stay, and they do not begin like this.
+    // Names of tables and chains are kept, and begin differently.
     const WORDS: &[&str] = &[
         "SecretAk",
         "secret comment",
@@ -103,12 +103,12 @@ pub fn of_every() -> Vec<Secret> {
 
 const BETWEEN_WORDS: [char; 7] = [' ', '\t', ',', '{', '}', ';', '"'];
 
-/// What can be told from the text of any rule file: its addresses, names of sets, and names within comments.
+/// The secrets in the text of any rule file: addresses, names of sets, and names within comments.
 pub fn of_rules(text: &str) -> Vec<Secret> {
     let lines = || text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let words: Vec<&str> = lines().flat_map(|line| line.split(BETWEEN_WORDS)).collect();
     let mut secrets: BTreeSet<Secret> = words.iter().filter_map(|word| address(word)).collect();
-    // Namespace and name of a service, as kube-proxy writes them into comments.
+    // kube-proxy writes a Service's namespace and name into comments.
     let commented = lines().filter_map(|line| line.split_once("comment ").map(|(_, comment)| comment));
     let services = commented.flat_map(|line| line.split(BETWEEN_WORDS)).filter(|word| word.contains('/'));
     secrets.extend(services.filter(|word| word.contains(':')).map(Secret::text));
@@ -116,17 +116,17 @@ pub fn of_rules(text: &str) -> Vec<Secret> {
         let pairs = words.windows(2).filter(|pair| before.contains(&pair[0]));
         pairs.map(|pair| pair[1]).filter(|name| name.len() >= 6 && !name.starts_with('-')).collect::<BTreeSet<_>>()
     };
-    // What is both is a chain, and stays.
+    // A name that is both a set's and a chain's is kept.
     let chains = named(&["chain", "jump", "goto", "-j", "-g", "table", "ip", "ip6", "inet"]);
     let sets = named(&["set", "map", "--match-set", "create"]);
-    // This one tells who writes the rule that asks it (docs/owners.md), and nothing else.
+    // This set's name identifies the owner of rules that look it up (docs/owners.md), and nothing else.
     const TELLING: &str = "kube-router-pod-subnets";
     secrets.extend(sets.difference(&chains).filter(|name| **name != TELLING).map(|name| Secret::text(name)));
     secrets.into_iter().collect()
 }
 
-/// `10.1.2.0/24`, `10.1.2.3:80`, `10.1.2.1-10.1.2.9`, `[fd00::1]:80`, if no other number looks like it and redaction changes
-/// enough of it: it keeps the bits that tell what kind of address it is.
+/// `10.1.2.0/24`, `10.1.2.3:80`, `10.1.2.1-10.1.2.9`, `[fd00::1]:80`, if no other number looks like it and redaction
+/// changes enough of it: it keeps the bits that tell the kind of address.
 fn address(word: &str) -> Option<Secret> {
     let word = word.split('-').next().unwrap_or_default();
     let (word, length) = match word.split_once('/') {
@@ -160,8 +160,8 @@ fn is_special6(address: Ipv6Addr) -> bool {
     address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }
 
-/// Which of them stand in which files below a directory, or in their names: secret and file, with the name of the
-/// generation's directory taken out, which is another in each capture.
+/// Secret and file for each secret that occurs in a file below a directory, or in its name. The generation's directory,
+/// which differs in each capture, is left out of the name.
 pub fn found(root: &Path, secrets: &[Secret]) -> BTreeSet<(String, String)> {
     let mut files = Vec::new();
     walk(root, &mut files);

@@ -12,13 +12,13 @@ const TCP_QUEUE_SEQ: c_int = 21;
 const TCP_REPAIR_OFF_NO_WP: c_int = -1;
 const RECEIVE_QUEUE: c_int = 1;
 const SEND_QUEUE: c_int = 2;
-/// Further than any window reaches. What lies as far back is translated all the same by kernels of late, as data that were
-/// acknowledged already (`tcp_in_window`).
+/// Ahead of any window. A segment as far behind would be translated by recent kernels, as data acknowledged already
+/// (`tcp_in_window`).
 const BEYOND: u32 = 100_000_000;
 
 #[allow(unsafe_code, reason = "no safe interface knows these options")]
 fn set(stream: &TcpStream, option: c_int, value: c_int) {
-    // SAFETY: the value lives until the call returns, and its length is told.
+    // SAFETY: the value lives until the call returns, and its length is passed along.
     let result = unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),
@@ -31,7 +31,7 @@ fn set(stream: &TcpStream, option: c_int, value: c_int) {
     assert_eq!(result, 0, "option {option}: {}", std::io::Error::last_os_error());
 }
 
-/// The number of the next byte in a queue.
+/// The sequence number of the next byte in a queue.
 #[allow(unsafe_code, reason = "no safe interface knows this option")]
 fn next(stream: &TcpStream, queue: c_int) -> u32 {
     set(stream, TCP_REPAIR_QUEUE, queue);
@@ -44,14 +44,14 @@ fn next(stream: &TcpStream, queue: c_int) -> u32 {
     value
 }
 
-/// Sends a segment of this connection that is far out of its window: whoever does not know the connection answers with a reset
-/// that fits it. Call it where the socket is.
+/// Sends a segment of this connection far outside its window. A host without that connection responds with a reset that
+/// fits it. Call it in the socket's namespace.
 pub fn send_out_of_window(stream: &TcpStream) {
     let [from, to] = [stream.local_addr(), stream.peer_addr()].map(|address| address.expect("an address"));
     set(stream, TCP_REPAIR, 1);
     let (sequence, acknowledged) = (next(stream, SEND_QUEUE), next(stream, RECEIVE_QUEUE));
     set(stream, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
-    // Which takes that away (`SK_NO_REUSE`).
+    // Leaving repair mode has cleared it (`SK_NO_REUSE`).
     sockopt::set_socket_reuseaddr(stream, true).expect("the port again");
     let mut segment = Vec::new();
     segment.extend(from.port().to_be_bytes());
@@ -66,7 +66,7 @@ pub fn send_out_of_window(stream: &TcpStream) {
     segment[16..18].copy_from_slice(&checksum.to_be_bytes());
     let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let raw = socket(family, SocketType::RAW, Some(ipproto::TCP)).expect("a raw socket");
-    // Which of several addresses it comes from.
+    // The source address, of several.
     bind(&raw, &SocketAddr::new(from.ip(), 0)).expect("the connection's own address");
     let sent = sendto(&raw, &segment, SendFlags::empty(), &SocketAddr::new(to.ip(), 0)).expect("a segment is sent");
     assert_eq!(sent, segment.len());

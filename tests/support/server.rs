@@ -25,13 +25,13 @@ pub struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    /// Serves on a free port of the loopback address; returns when it accepts. Serving is what natwatch does without a
-    /// sub-command.
+    /// Serves on a free port of the loopback address; returns when it accepts connections. Without a subcommand
+    /// natwatch serves.
     pub fn start(ns: &'a Netns, flags: &[&str]) -> Self {
         Self::on_free_port(ns, ns.command(NATWATCH), flags)
     }
 
-    /// The same with the sub-command `serve`, through other programs: see [`command_as`].
+    /// The same with the subcommand `serve`, through other programs: see [`command_as`].
     pub fn start_as(ns: &'a Netns, words: &[&str], flags: &[&str]) -> Self {
         let mut command = command_as(ns, words);
         command.arg("serve");
@@ -51,7 +51,7 @@ impl<'a> Server<'a> {
         Self { ns, daemon, port }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
@@ -76,7 +76,7 @@ impl<'a> Server<'a> {
         self.ns.enter(|| http::parse(&http::exchange(address, request.as_bytes())?))
     }
 
-    /// A connection on which this was sent.
+    /// Opens a connection and sends this on it.
     #[track_caller]
     pub fn open(&self, text: &str) -> TcpStream {
         self.open_from(Ipv4Addr::LOCALHOST, text)
@@ -100,7 +100,7 @@ impl<'a> Server<'a> {
         Ok(stream)
     }
 
-    /// Ends it in order.
+    /// Stops it with a signal; panics unless it ends in order.
     #[track_caller]
     pub fn stop(mut self) {
         self.daemon.signal(Signal::TERM);
@@ -108,8 +108,8 @@ impl<'a> Server<'a> {
     }
 }
 
-/// A file system that never answers, mounted in the mount namespace that `ip netns exec` makes: every look at it
-/// blocks inside the kernel until natwatch ends.
+/// A command that runs natwatch with a file system that never responds, mounted in the mount namespace that `ip netns
+/// exec` makes: every access blocks inside the kernel until natwatch ends.
 pub fn hanging(ns: &Netns, tree: &str, flags: &[&str]) -> (Command, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let script = "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 silent \"$0\" \
@@ -120,7 +120,7 @@ pub fn hanging(ns: &Netns, tree: &str, flags: &[&str]) -> (Command, tempfile::Te
     (command, dir)
 }
 
-/// A server that looks at such a file system.
+/// A server that reads from such a file system.
 pub fn hanging_server<'a>(ns: &'a Netns, tree: &str, flags: &[&str]) -> (Server<'a>, tempfile::TempDir) {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");

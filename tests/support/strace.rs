@@ -15,13 +15,13 @@ use super::wait::eventually;
 /// strace slows a program down and writes the end of its log after the program's own end.
 const LOG_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Without these nobody knows what a socket is that something is sent on.
+/// Calls without which the type of a socket is not known.
 const SOCKETS: &str = "socket,socketpair,accept,accept4";
 
-/// Calls of which the numbers say everything.
+/// Calls whose arguments are logged as plain numbers.
 const RAW: &str = "raw=ioctl,getsockopt,setsockopt,unshare";
 
-/// A log that strace writes.
+/// A log of strace.
 #[derive(Debug)]
 pub struct Strace {
     log: NamedTempFile,
@@ -34,7 +34,7 @@ impl Strace {
         Self::of("all")
     }
 
-    /// Only these, comma-separated, and those that make sockets.
+    /// Only these calls, comma-separated, and those that make sockets.
     pub fn of(calls: &str) -> Self {
         require("strace");
         Self { log: NamedTempFile::new().expect("a file for strace"), filter: format!("trace={calls},{SOCKETS}") }
@@ -70,13 +70,13 @@ pub struct Call {
     pub name: String,
     /// Everything after the opening parenthesis.
     pub rest: String,
-    /// What has been written or sent; nothing if that failed.
+    /// Bytes written or sent; empty if the call failed.
     pub sent: Vec<u8>,
-    /// What the first argument is, if it is a socket that the program has made.
+    /// The socket that is its first argument, if the program has made it.
     pub socket: Option<Socket>,
 }
 
-/// What `socket` was asked for.
+/// The arguments of `socket`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Socket {
     pub family: i64,
@@ -84,14 +84,14 @@ pub struct Socket {
     pub kind: i64,
     /// Of netlink; 0 of others.
     pub protocol: i64,
-    /// Somebody has connected to it.
+    /// It was returned by `accept`.
     pub accepted: bool,
 }
 
-/// A netlink message that is sent.
+/// A netlink message as sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'c> {
-    /// `NETLINK_ROUTE` and its like.
+    /// `NETLINK_ROUTE` and the like.
     pub protocol: i64,
     pub kind: u16,
     pub flags: u16,
@@ -100,7 +100,7 @@ pub struct Message<'c> {
 }
 
 impl Call {
-    /// Whether it is one of these.
+    /// Whether it is one of these calls.
     pub fn is(&self, names: &[&str]) -> bool {
         names.contains(&self.name.as_str())
     }
@@ -124,7 +124,7 @@ impl Call {
         number(text).unwrap_or_else(|| panic!("no {name}: {self:?}"))
     }
 
-    /// What it returned, if it is a number.
+    /// Its return value, if it is a number.
     pub fn returned(&self) -> Option<i64> {
         number(self.rest.rsplit_once(" = ")?.1)
     }
@@ -143,7 +143,7 @@ impl Call {
         self.made().is_some_and(|socket| (socket.family, socket.protocol) == (libc::AF_NETLINK.into(), protocol.into()))
     }
 
-    /// The one netlink message that it sends, if it writes to such a socket.
+    /// The one netlink message that it sends, if it writes to a netlink socket.
     #[track_caller]
     pub fn message(&self) -> Option<Message<'_>> {
         let socket = self.socket.filter(|socket| socket.family == i64::from(libc::AF_NETLINK))?;
@@ -159,7 +159,7 @@ impl Call {
     }
 }
 
-/// What stands between the commas that are in no bracket and no string.
+/// The arguments, separated by commas outside brackets and strings.
 fn arguments(rest: &str) -> Vec<&str> {
     let (mut out, mut start, mut depth) = (Vec::new(), 0, 0);
     let mut characters = rest.char_indices();
@@ -203,7 +203,7 @@ fn number(text: &str) -> Option<i64> {
 /// The calls of a log, in the order in which they were made.
 fn calls(log: &str) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
-    // Where the calls are that have not returned yet, by the thread that made them, and the one that returned last.
+    // Indices of calls that have not returned yet, by thread; and that of the call that returned last.
     let mut pending: BTreeMap<&str, usize> = BTreeMap::new();
     let mut last = None;
     for line in log.lines() {
@@ -220,7 +220,7 @@ fn calls(log: &str) -> Vec<Call> {
         };
         let line = line.trim_start();
         if let Some(rest) = line.strip_prefix("<... ") {
-            // Of a call that was under way when strace came there is no beginning.
+            // A call that was pending when strace attached has no beginning.
             last = pending.remove(thread);
             if let (Some(at), Some((_, rest))) = (last, rest.split_once(" resumed>")) {
                 calls[at].rest += rest;
@@ -238,7 +238,7 @@ fn calls(log: &str) -> Vec<Call> {
     calls
 }
 
-/// Tells each call what socket it is about. The kernel gives each a number of its own, which descriptors have not.
+/// Adds the socket to each call. The kernel gives each socket an inode number, unlike descriptors, which are reused.
 fn with_sockets(mut calls: Vec<Call>) -> Vec<Call> {
     fn ids(text: &str) -> impl Iterator<Item = &str> {
         text.split("<socket:[").skip(1).filter_map(|rest| Some(rest.split_once("]>")?.0))
@@ -248,7 +248,7 @@ fn with_sockets(mut calls: Vec<Call>) -> Vec<Call> {
         if let Some(made) = call.made() {
             sockets.extend(ids(&call.rest).map(|id| (id.to_owned(), made)));
         } else if call.is(&["accept", "accept4"]) {
-            // The listening one, and if somebody came the new one.
+            // The listening socket and, if a connection was accepted, the new one.
             let mut ids = ids(&call.rest);
             if let (Some(listening), Some(new)) = (ids.next(), ids.next()) {
                 let socket = sockets.get(listening).expect("the program has made it");

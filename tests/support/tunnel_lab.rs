@@ -20,12 +20,12 @@ use super::wait::{PATIENCE, eventually};
 
 /// The tunnel's device.
 pub const DEVICE: &str = "vx0";
-/// Where the peer answers inside the tunnel.
+/// Port of the peer's echo server inside the tunnel.
 pub const ECHO_PORT: u16 = 9000;
 /// The peer inside the tunnel.
 pub const INNER_PEER: [&str; 2] = ["10.88.0.2", "fd88::2"];
-/// Flows opened for each family and sender: with a range of ports that overlaps, all of them keep theirs once in
-/// a million runs.
+/// Flows opened for each family and sender: with an overlapping range of ports, all of them keep theirs once in a
+/// million runs.
 const FLOWS: usize = 8;
 
 /// Which of the node's addresses the tunnel sends from.
@@ -46,11 +46,11 @@ pub struct Setup {
     pub offload: bool,
     pub forwarding: bool,
     pub source_ports: Option<(u16, u16)>,
-    /// More words for `ip link add`, at both ends.
+    /// Further arguments of `ip link add`, at both ends.
     pub settings: &'static str,
-    /// The routes say where packets go, not the device.
+    /// Routes, not the device, say where packets go (external mode).
     pub flow_based: bool,
-    /// The device lives in another namespace, as Docker Swarm's do, and what is in there sends.
+    /// The device is in another namespace, as Docker Swarm's are, and so are its senders.
     pub elsewhere: bool,
 }
 
@@ -70,7 +70,7 @@ impl Setup {
         if self.ipv6 { "fd00:88::2" } else { "192.168.88.2" }
     }
 
-    /// Another address of the peer.
+    /// Another of the peer's addresses.
     pub fn other_remote(&self) -> &'static str {
         if self.ipv6 { "fd00:88::22" } else { "192.168.88.22" }
     }
@@ -82,7 +82,7 @@ pub struct TunnelLab {
     pub node: Netns,
     pub peer: Netns,
     pub client: Netns,
-    /// Where the device is.
+    /// The namespace of the device.
     pub inside: Netns,
     pub setup: Setup,
 }
@@ -255,11 +255,10 @@ impl TunnelLab {
             .sum()
     }
 
-    /// Forgets the tunnel's own connections: the next packet of each flow inside opens a new one, as it does when there
-    /// was a pause.
+    /// Deletes the connections of outer packets: the next packet of each inner flow opens a new one, as after a pause.
     fn forget_tunnel(&self) {
         let (family, port) = (if self.setup.ipv6 { "ipv6" } else { "ipv4" }, self.setup.port.to_string());
-        // Until it says that there was none.
+        // Until it reports that there was none.
         eventually(PATIENCE, || {
             let run = self.node.exec(&["conntrack", "-D", "-f", family, "-p", "udp", "--dport", &port]);
             let text = String::from_utf8_lossy(&run.stderr).into_owned();
@@ -304,8 +303,9 @@ impl TunnelLab {
         self.errors() - before
     }
 
-    /// Sends what rules that are made for outer packets hold for as well, inside: to the tunnel's port, and from the tunnel's
-    /// own address; and what rules for the peer inside do not hold for: to somebody else there. None of it is answered.
+    /// Sends packets inside the tunnel that match rules meant for outer packets: to the tunnel's port, and from the
+    /// tunnel's own address; and packets that do not match rules for the inner peer: to another address. None of them
+    /// is answered.
     fn through_rules_for_the_tunnel(&self, sockets: &[UdpSocket], address: &str, packet: &str) {
         let nobody = if address.contains(':') { "fd88::3" } else { "10.88.0.3" };
         let nobody = (!self.setup.flow_based).then_some((nobody, ECHO_PORT));
@@ -326,7 +326,7 @@ impl TunnelLab {
     }
 }
 
-/// Ends the peer's answers, also when a test fails.
+/// Stops the echo server, also when a test fails.
 struct StopOnDrop<'s>(&'s AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -352,7 +352,7 @@ fn send(socket: &UdpSocket, packet: &str, to: (&str, u16)) {
     .expect("a packet that no rule refuses");
 }
 
-/// Whether this packet's answer is there.
+/// Whether the reply to this packet has arrived.
 fn answered(socket: &UdpSocket, packet: &str) -> bool {
     let mut buffer = [0; 64];
     match socket.recv(&mut buffer) {
@@ -362,7 +362,7 @@ fn answered(socket: &UdpSocket, packet: &str) -> bool {
     }
 }
 
-/// Sends back what comes.
+/// Echoes what arrives.
 fn echo(sockets: &[UdpSocket], stop: &AtomicBool) {
     let mut buffer = [0; 64];
     while !stop.load(Ordering::SeqCst) {

@@ -1,20 +1,21 @@
 //! Data maps in rules around a tunnel, named and anonymous:
 //!
-//! - marks of packets that enter the tunnel, by destination, prefixes and `*` among them, by destination and protocol, by the mark
-//!   that they had; written at once, or saved in the connection's mark and restored
-//! - marks of outer packets, by destination, by both addresses, by the mark that they had
-//! - sources of outer packets, their own among them: by source, by a prefix that is nobody's, by source and port with a range of
-//!   ports to choose from; and destinations
+//! - marks of packets that enter the tunnel, by destination (with prefixes and `*`), by destination and protocol, or by
+//!   their mark; set directly, or saved in the connection's mark and restored
+//! - marks of outer packets, by destination, by both addresses, or by their mark
+//! - sources of outer packets, their own among them: by source, by a prefix that no host is in, or by source and port, with
+//!   a range of ports to choose from; and destinations
 
 use super::tunnel_rules::{Case, Generator, inner, ip};
 
-/// Where nothing is routed.
+/// A prefix to which nothing is routed.
 fn nowhere(six: bool) -> &'static str {
     if six { "2001:db8:ffff::/48" } else { "203.0.113.0/24" }
 }
 
 impl Generator<'_> {
-    /// A look-up of these fields in a map of these elements, with a name or without. `kinds`: types of key and data.
+    /// A lookup of these fields in an anonymous or a named map of these elements. `kinds`: types of key and data.
+    /// Returns the expression, and the map's definition if it is named.
     fn map(&mut self, case: &mut Case, fields: &str, kinds: &str, elements: &str) -> (String, String) {
         if self.dice.one_in(2) {
             return (format!("{fields} map {{ {elements} }}"), String::new());
@@ -26,12 +27,12 @@ impl Generator<'_> {
         (format!("{fields} map @{name}"), map)
     }
 
-    /// A mark that is the bit, or another one.
+    /// A mark: the bit, or another one.
     fn mark(&mut self, bit: &str) -> String {
         self.dice.of(&[bit, bit, "0x800000", "0x0"]).to_owned()
     }
 
-    /// Packets that enter the tunnel get marks from a map.
+    /// Marks packets that enter the tunnel from a map.
     pub fn inner_map(&mut self, case: &mut Case, six: bool, bit: &str) {
         let (ip, address) = ip(six);
         let (own, elsewhere) = (self.mark(bit), self.mark(bit));
@@ -42,7 +43,7 @@ impl Generator<'_> {
             1 => (format!("{ip} daddr"), address.to_owned(), format!("{network} : {own}, {nowhere} : {elsewhere}")),
             2 => (format!("{ip} daddr"), address.to_owned(), format!("{nowhere} : {elsewhere}, * : {own}")),
             3 => {
-                // Nobody sends the other one, which would be an exposure too.
+                // Nobody sends TCP, which would be an exposure too.
                 let elements = format!("{inner} . udp : {own}, {inner} . tcp : 0x800000");
                 (format!("{ip} daddr . meta l4proto"), format!("{address} . inet_proto"), elements)
             }
@@ -58,7 +59,7 @@ impl Generator<'_> {
             _ => vec![format!("meta mark set {lookup}")],
         };
         let hook = self.dice.of(&["OUTPUT", "OUTPUT", "PREROUTING", "POSTROUTING"]);
-        // Where answers pass too, those to somebody from nowhere would mark his connection.
+        // On a hook that replies traverse, a reply to an address of nowhere would mark its connection.
         let hook = if rules.len() > 1 { "OUTPUT" } else { hook };
         let priority = [-145, 95, 150][self.dice.below(3) as usize];
         let rules: Vec<String> =
@@ -66,7 +67,7 @@ impl Generator<'_> {
         case.native_with(six, &map, "filter", hook, priority, &rules);
     }
 
-    /// One of two marks, each for every second packet; or one of one by a hash, which is the same whatever that is.
+    /// One of two marks, each for every second packet; or the same mark whatever a hash yields.
     fn by_number(&mut self, ip: &str, one: &str, other: &str) -> String {
         match self.dice.below(4) {
             0 => format!("jhash {ip} daddr mod 2 map {{ 0 : {one}, 1 : {one} }}"),
@@ -75,7 +76,7 @@ impl Generator<'_> {
         }
     }
 
-    /// Outer packets get marks from a map.
+    /// Marks outer packets from a map.
     pub fn outer_map(&mut self, case: &mut Case, bit: &str) {
         let six = case.setup.ipv6;
         let (ip, address) = ip(six);
@@ -103,7 +104,7 @@ impl Generator<'_> {
         case.native_with(six, &map, "filter", hook, priority, &[rule]);
     }
 
-    /// A translation whose address, and port, a map tells.
+    /// A translation with the address, and perhaps the port, from a map.
     pub fn nat_map(&mut self, case: &mut Case, bit: &str) {
         let six = case.setup.ipv6;
         let (ip, address) = ip(six);
@@ -118,7 +119,7 @@ impl Generator<'_> {
         }
         let another = if six { "fd00:88::11" } else { "192.168.88.11" };
         let to = self.dice.of(&[local, another, another]).to_owned();
-        // Two addresses of IPv6 with ports are more than an element has room for (`NFT_DATA_VALUE_MAXLEN`).
+        // Two IPv6 addresses with ports exceed an element (`NFT_DATA_VALUE_MAXLEN`).
         let (fields, kinds, elements, what) = match self.dice.below(if six { 3 } else { 4 }) {
             0 => (format!("{ip} saddr"), format!("{address} : {address}"), format!("{local} : {to}"), "snat to"),
             1 => {

@@ -6,23 +6,24 @@ use std::fmt::Write as _;
 use super::grammar::{Backend, Dice};
 use super::tunnel_lab::{DEVICE, ECHO_PORT, Setup, Vtep};
 
-/// A set-up and its rules.
+/// A topology's settings and its rules.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub setup: Setup,
     /// Shell commands.
     pub lines: Vec<String>,
-    /// What nobody could know (closed list): `order`, `opaque`, `set`, `flow`, `elsewhere`, `past`, `written`.
+    /// What natwatch cannot know of this case (closed list): `order`, `opaque`, `set`, `flow`, `elsewhere`, `past`,
+    /// `written`.
     pub planted: BTreeSet<&'static str>,
     /// Base chains by family, hook, priority and table: two of equal priority have an unknown order.
     chains: BTreeSet<(bool, &'static str, i32, String)>,
     pub(super) next: u32,
 }
 
-/// What a rule tests: in the words of iptables and of nft.
+/// What a rule matches on: in the syntax of iptables and of nft.
 type Words = (String, String);
 
-/// Makes cases.
+/// Generates cases.
 pub struct Generator<'d> {
     pub dice: &'d mut Dice,
 }
@@ -51,12 +52,12 @@ impl Case {
         self.chains.insert((six, hook, priority, table));
     }
 
-    /// A chain in a table of its own.
+    /// Adds a chain in a table of its own.
     fn native(&mut self, six: bool, kind: &str, hook: &'static str, priority: i32, rules: &[String]) {
         self.native_with(six, "", kind, hook, priority, rules);
     }
 
-    /// The same, with what else the table has.
+    /// The same, with other objects of the table.
     pub(super) fn native_with(
         &mut self,
         six: bool,
@@ -79,7 +80,7 @@ impl Case {
     }
 }
 
-/// The word for packets of a family in nft, and its type of addresses.
+/// The keyword for a family in nft, and its type of addresses.
 pub(super) fn ip(six: bool) -> (&'static str, &'static str) {
     if six { ("ip6", "ipv6_addr") } else { ("ip", "ipv4_addr") }
 }
@@ -88,7 +89,7 @@ pub(super) fn inner(six: bool) -> &'static str {
     if six { "fd88::2" } else { "10.88.0.2" }
 }
 
-/// Whether any rule has one of these words.
+/// Whether any rule contains one of these words.
 fn has(case: &Case, words: &[&str]) -> bool {
     case.lines.iter().any(|line| words.iter().any(|word| line.contains(word)))
 }
@@ -110,13 +111,13 @@ impl Generator<'_> {
             1 => Vtep::Loopback,
             _ => Vtep::Primary,
         };
-        // Only where nothing is unlike what the kernel makes.
+        // Only with the settings that the kernel has by default.
         let elsewhere = !ipv6 && vtep == Vtep::Primary && dice.one_in(8);
         let setup = Setup {
             elsewhere,
             ipv6,
             vtep,
-            // On another port nobody knows the socket for a tunnel's.
+            // On another port the socket is not recognized as a tunnel's.
             port: dice
                 .of(if elsewhere { &["8472", "4789"] } else { &["8472", "4789", "8473"] })
                 .parse()
@@ -168,7 +169,7 @@ impl Generator<'_> {
         self.dice.of(&["", "--random", "--random-fully", "--random-fully"]).to_owned()
     }
 
-    /// Something that marks packets which enter the tunnel.
+    /// Adds a rule that marks packets which enter the tunnel.
     fn marker(&mut self, case: &mut Case, backend: Backend, bit: &str) {
         let (kind, condition) = (self.dice.below(17), self.dice.below(4));
         let restore = self.dice.one_in(2);
@@ -210,7 +211,7 @@ impl Generator<'_> {
                     case.native(six, "filter", "POSTROUTING", priority, &[native_set]);
                 }
                 9 => {
-                    // The egress hook sees the outer header of nothing yet: the packet is the inner one.
+                    // The egress hook of the tunnel's device still sees the inner packet.
                     case.next += 1;
                     let text = format!(
                         "table netdev n{} {{ chain c {{ type filter hook egress device \"{DEVICE}\" priority 0; meta mark set meta mark or {bit}; }}\n}}",
@@ -232,14 +233,15 @@ impl Generator<'_> {
                     let take = format!("-p tcp -j TPROXY --on-port 7 --tproxy-mark {bit}/{bit}");
                     case.iptables(iptables, six, "mangle", "PREROUTING", &take);
                 }
-                // No checksum of these is left to a device.
+                // None of these leaves a checksum to a device.
                 14 => {
                     for protocol in ["icmp", "esp", "gre", "sctp"] {
                         let set = format!("-p {protocol} -j MARK --set-xmark {bit}/{bit}");
                         case.iptables(iptables, six, "mangle", "OUTPUT", &set);
                     }
                 }
-                // Outer packets that come in: what is inside keeps their mark, and here nothing goes back into the tunnel.
+                // Incoming outer packets: inner packets keep their mark, and without forwarding none re-enters the
+                // tunnel.
                 15 if !case.setup.forwarding => {
                     let set = format!("-p udp --dport {} -j MARK --set-xmark {bit}/{bit}", case.setup.port);
                     case.iptables(iptables, six, "mangle", "INPUT", &set);
@@ -249,7 +251,7 @@ impl Generator<'_> {
         }
     }
 
-    /// Rules on postrouting.
+    /// Adds rules on postrouting.
     fn masquerade(&mut self, case: &mut Case, backend: Backend, bit: &str) {
         let (shape, flag, other) = (self.dice.below(12), self.flag(), self.flag());
         let ports = self.dice.of(&["1024-65535", "1024-2048", "45000-50000"]).to_owned();
@@ -293,7 +295,7 @@ impl Generator<'_> {
         }
     }
 
-    /// What saves, breaks or confuses.
+    /// Adds something that prevents a translation, breaks checksums, or cannot be known.
     fn extra(&mut self, case: &mut Case, backend: Backend, bit: &str) {
         let kind = self.dice.below(44);
         let six = case.setup.ipv6;
@@ -369,7 +371,7 @@ impl Generator<'_> {
                 case.iptables(iptables, six, "nat", "POSTROUTING", &rule);
             }
             12 | 16 | 17 => {
-                // Holds for every packet, which natwatch cannot know.
+                // Matches every packet, which natwatch cannot know.
                 case.planted.insert("opaque");
                 let rule = format!(
                     "-m u32 --u32 {} {outer} -j MASQUERADE --random-fully",
@@ -385,7 +387,7 @@ impl Generator<'_> {
             }
             13 => {
                 case.planted.insert("set");
-                // More fields than are asked about.
+                // More fields than natwatch looks up.
                 let (address, local, remote) =
                     (if six { "ipv6_addr" } else { "ipv4_addr" }, case.setup.local(), case.setup.remote());
                 let elements = format!("{local} . {remote} . {port} . {bit}, {local} . {remote} . {port} . 0x0");
@@ -393,7 +395,7 @@ impl Generator<'_> {
                 self.with_set(case, &set, &format!("{ip} saddr . {ip} daddr . udp dport . meta mark @s"));
             }
             18 => {
-                // Known to natwatch as a whole: marks are read with the set.
+                // Marks are known to natwatch: the set is read whole.
                 self.with_set(case, &format!("type mark; elements = {{ {bit} }}"), "meta mark @s");
             }
             19 | 20 => {
@@ -401,7 +403,7 @@ impl Generator<'_> {
                 case.native(six, "nat", "POSTROUTING", 100, &[rule]);
             }
             21 | 22 => {
-                // Every outer packet has it, in the words of iptables and of nft.
+                // Matches every outer packet.
                 let flag = self.flag();
                 let (sure, native) = match self.dice.below(18) {
                     14 => {
@@ -437,7 +439,7 @@ impl Generator<'_> {
                 self.on_the_card(case, backend, sure, native, &flag);
             }
             23 | 24 => {
-                // No outer packet has it.
+                // Matches no outer packet.
                 let flag = self.flag();
                 let (never, native) = match self.dice.below(17) {
                     13 => (
@@ -472,7 +474,7 @@ impl Generator<'_> {
                 self.on_the_card(case, backend, never, native, &flag);
             }
             25 | 26 => {
-                // It completes checksums before anything translates: those of the outer packets, or of those inside.
+                // It completes checksums before any translation: those of outer packets, or of inner ones.
                 let inside = self.dice.one_in(2);
                 for six in if inside { vec![false, true] } else { vec![six] } {
                     let which = if inside { format!("-o {DEVICE}") } else { format!("-o eth0 {outer}") };
@@ -481,8 +483,8 @@ impl Generator<'_> {
                 }
             }
             27..30 => {
-                // What writes into headers by itself, and what writes nothing that matters. Whose checksum is left to a
-                // device when a port is written, and there is none around it, no dump tells.
+                // Header writes, some of them without effect. No dump tells whether the checksum is left to a device
+                // when a port is written and the outer header has no checksum.
                 if !case.setup.checksum && case.setup.offload {
                     case.planted.insert("written");
                 }
@@ -506,8 +508,8 @@ impl Generator<'_> {
                 }
             }
             30 | 31 if !has(case, &["lookup 100", " mod ", " map ", "DNAT"]) => {
-                // All packets are marked, and get to the peer past the tunnel: none with some other way back, and no answers to
-                // the peer's own port, which a rule for the tunnel's leaves in the tunnel.
+                // All packets are marked and re-routed to the peer past the tunnel: none has another path back, and no
+                // replies go to the peer's own port, which a rule for the tunnel's port leaves in the tunnel.
                 case.planted.insert("past");
                 for six in [false, true] {
                     for hook in ["OUTPUT", "PREROUTING"] {
@@ -590,7 +592,7 @@ impl Generator<'_> {
             38..41 => self.outer_map(case, bit),
             41..44 => self.nat_map(case, bit),
             14 => {
-                // Nothing leads there, but connections of the family are tracked from now on.
+                // Nothing leads to this chain, but it makes the kernel track connections of the family.
                 for six in self.families(None) {
                     let (ip, table) = (if six { "ip6" } else { "ip" }, case.next);
                     let what = self.dice.of(&["masquerade fully-random", "ct state new accept"]);
@@ -607,7 +609,7 @@ impl Generator<'_> {
         }
     }
 
-    /// A translation of what leaves by the card and meets one more test.
+    /// Translates what leaves by the underlay device and matches one more test.
     fn on_the_card(&mut self, case: &mut Case, backend: Backend, test: &str, native: &str, flag: &str) {
         let six = case.setup.ipv6;
         match backend {
@@ -631,7 +633,7 @@ impl Generator<'_> {
     }
 }
 
-/// The few forms of iptables' rules above, in the words of nft.
+/// The forms of iptables' rules used above, in nft's syntax.
 fn in_nft(rule: &str, six: bool) -> String {
     let ip = if six { "ip6" } else { "ip" };
     let mut words = rule.split_whitespace().peekable();

@@ -14,7 +14,7 @@ const TUNNEL_MAC: [&str; 2] = ["02:00:00:00:58:01", "02:00:00:00:58:02"];
 /// The veth device of each node, below whatever the tunnel uses.
 pub const NIC: &str = "eth0";
 
-/// The device that the tunnel's packets leave by; all but `Veth` are made on top of the veth.
+/// The underlay device; all but `Veth` are made on top of the veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Underlay {
     Veth,
@@ -36,7 +36,7 @@ impl Underlay {
         }
     }
 
-    /// Whether this kernel has devices of the kind.
+    /// Whether this kernel has devices of this kind.
     pub fn supported(self) -> bool {
         match self {
             Underlay::Veth => true,
@@ -73,7 +73,7 @@ impl Underlay {
     }
 }
 
-/// How each end knows where the other one is.
+/// How each end knows the other end's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peering {
     /// `remote` of the device.
@@ -98,7 +98,7 @@ pub struct Vxlan {
     pub underlay: Underlay,
     /// Whether the underlay's addresses are IPv6 ones.
     pub ipv6: bool,
-    /// Whether the device names its underlay; otherwise only the route tells.
+    /// Whether the device names its underlay; otherwise only the route determines it.
     pub bind_underlay: bool,
 }
 
@@ -179,8 +179,8 @@ pub struct VxlanPair {
 }
 
 impl VxlanPair {
-    /// Checksum offload of the veth is off: across veth a checksum left to the "hardware" is
-    /// never computed nor verified, and broken ones would go unnoticed.
+    /// Turns off checksum offload of the veth: across veth a checksum left to the "hardware" is never computed nor
+    /// verified, and broken ones would go unnoticed.
     fn make_underlay(&self) {
         let [a, b] = &self.nodes;
         veth(a, NIC, b, NIC);
@@ -214,8 +214,8 @@ impl VxlanPair {
         }
     }
 
-    /// Rules of old kube-proxy on node 0, which leave the mark on the encapsulated packet, so
-    /// that the tunnel's own packet gets a new source port too.
+    /// Rules of old kube-proxy on node 0, which keep the mark on the encapsulated packet, so that the tunnel's own
+    /// packet gets a new source port too.
     pub fn old_kube_postrouting(&self, iptables: &str) {
         let ns = &self.nodes[0];
         ns.cmd(&format!("{iptables} -w -t nat -A OUTPUT -d {} -p tcp -j MARK --or-mark 0x4000", OVERLAY[1]));

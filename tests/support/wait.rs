@@ -9,11 +9,11 @@ use rustix::fs::{FlockOperation, flock};
 /// Long enough that only a real defect, never a busy machine, makes a wait fail.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One try of a condition: a value, or (perhaps) a reason why not yet.
+/// One evaluation of a condition: a value, or (perhaps) the reason why there is none yet.
 pub trait Attempt {
-    /// What a successful try yields.
+    /// The value of a successful evaluation.
     type Value;
-    /// The value, or the reason to show should no later try succeed.
+    /// The value, or the reason to show if no later evaluation succeeds.
     fn outcome(self) -> Result<Self::Value, String>;
 }
 
