@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::architecture::{File, code, declared, sources};
 
-/// Circles that stay: the folder, its modules, and why.
+/// Circles that are accepted: the folder, its modules, and the reason.
 const CIRCLES: &[(&str, &[&str], &str)] = &[
     ("netfilter", &["nftables", "visit"], "a visitor is handed expressions, and an expression takes a visitor"),
     ("netfilter/nftables", &["expr", "expression"], "the expression `dynset` holds expressions"),
@@ -19,22 +19,22 @@ type Path = Vec<String>;
 #[derive(Default)]
 struct Module {
     declared: BTreeSet<String>,
-    /// Paths by the names that `use` gives them, as they are written.
+    /// Imported paths as written, by the name that `use` gives them.
     imported: BTreeMap<String, Path>,
-    /// Modules of which it imports all names.
+    /// Modules imported with `*`.
     globs: Vec<Path>,
-    /// All paths, as they are written, but for those that only hand on what is not its own.
+    /// All paths as written, except for re-exports of other modules' items.
     paths: BTreeSet<Path>,
 }
 
-/// Paths are written as from the crate once they are known to be of it.
+/// Paths are written from the crate's root once they are known to be in it.
 struct Crate(BTreeMap<Path, Module>);
 
 fn is_word(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
-/// The paths of a `use`, each with the name that it gives: `a::{b, c as d}`.
+/// The paths of a `use`, each with its name: `a::{b, c as d}`.
 fn flatten(before: &[String], tree: &str, found: &mut Vec<(Path, String)>) {
     let (path, group) = tree.split_once('{').map_or((tree, None), |(path, group)| (path, Some(group)));
     let (path, renamed) = path.split_once(" as ").map_or((path, None), |(path, name)| (path, Some(name.trim())));
@@ -114,7 +114,7 @@ impl Crate {
         Self(files.filter(|(module, _)| module.last().is_none_or(|name| name != "testing" && name != "main")).collect())
     }
 
-    /// The module that has what this path names, as it is written in another; `None`: it is of another crate, or no path.
+    /// The module that defines what this path, written in `module`, names; `None`: it is another crate's, or no path.
     fn home(&self, module: &[String], path: &[String], seen: &mut BTreeSet<(Path, String)>) -> Option<Path> {
         let (first, rest) = path.split_first()?;
         let mut found = match first.as_str() {
@@ -140,7 +140,7 @@ impl Crate {
         self.below(found, rest, seen)
     }
 
-    /// The same, from a module on.
+    /// The same for a path relative to a module.
     fn below(&self, mut module: Path, path: &[String], seen: &mut BTreeSet<(Path, String)>) -> Option<Path> {
         for (at, part) in path.iter().enumerate() {
             module.push(part.clone());
@@ -161,7 +161,7 @@ impl Crate {
         Some(module)
     }
 
-    /// By folder: which of its modules needs which other.
+    /// Dependencies between the modules of each folder.
     fn arrows(&self) -> BTreeMap<Path, BTreeSet<(String, String)>> {
         let mut arrows: BTreeMap<Path, BTreeSet<(String, String)>> = BTreeMap::new();
         for (from, module) in &self.0 {
@@ -176,7 +176,7 @@ impl Crate {
     }
 }
 
-/// Modules that are reached from each other.
+/// Sets of modules that reach each other.
 fn circles(arrows: &BTreeSet<(String, String)>) -> BTreeSet<BTreeSet<&str>> {
     let mut reached: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (from, _) in arrows {

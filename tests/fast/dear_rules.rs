@@ -177,7 +177,7 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
     ]
 }
 
-/// A node with a tunnel, as it was recorded, with other rules.
+/// A recorded node with a tunnel, with other rules.
 fn node(rules: &Ruleset) -> Facts {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes/flannel.txt");
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
@@ -186,7 +186,7 @@ fn node(rules: &Ruleset) -> Facts {
     facts
 }
 
-/// Time on a CPU of this thread.
+/// CPU time of this thread.
 fn cpu_time() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").expect("every kernel has it");
     Duration::from_nanos(text.split(' ').next().expect("a number").parse().expect("a number"))
@@ -196,7 +196,7 @@ fn judged(facts: &Facts, stop: &AtomicBool) -> Report {
     judge::judge(Catalogue::built_in(), facts, &judge::Options::default(), stop)
 }
 
-/// The report of a judgement that is stopped after a while, and how long it went on then.
+/// The report of a judgement that is stopped after this time, and how long it continued then.
 fn stopped_after(facts: &Facts, after: Duration) -> (Report, Duration) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -22,14 +22,14 @@ fn document(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap()
 }
 
-/// Renamed into place: other tests read it at the same time.
+/// Replaced by a rename, as other tests read it at the same time.
 fn put(name: &str, text: &str) {
     let written = path(&format!("{name}.new"));
     fs::write(&written, text).unwrap();
     fs::rename(&written, path(name)).unwrap();
 }
 
-/// Parts of documents that are derived stand between two comments.
+/// Generated parts of documents are between two comments.
 #[test]
 fn derived_parts_are_up_to_date() {
     let catalogue = Catalogue::built_in();
@@ -52,7 +52,7 @@ fn derived_parts_are_up_to_date() {
     }
 }
 
-/// Derived pages say what they are derived from.
+/// Generated pages name their source.
 #[test]
 fn derived_pages_are_up_to_date() {
     let pages = [
@@ -69,7 +69,7 @@ fn derived_pages_are_up_to_date() {
     }
 }
 
-/// Wherever a dashboard maps a condition to words, it maps all, to those of the catalogue.
+/// A dashboard that maps a condition to words maps all of them, as the catalogue does.
 #[test]
 fn dashboards_tell_conditions_in_words() {
     fn tell(value: &mut Value, words: &Value) -> usize {
@@ -130,11 +130,11 @@ fn the_mixin_has_the_rules() {
     }
 }
 
-/// Every name of a metric in what is shipped is in the table; and every one in the table is on some dashboard, in some rule, or in
-/// the reference alone for a reason.
+/// Every metric named in shipped files is in the table; every metric in the table is on a dashboard, in a rule, or, for
+/// a reason, in the reference only.
 #[test]
 fn names_of_metrics_are_the_same_everywhere() {
-    /// For a look by hand, not for a panel or an alert.
+    /// For ad-hoc queries, not for a panel or an alert.
     const REFERENCE_ONLY: &[&str] = &[
         "natwatch_advisory_condition",
         "natwatch_conntrack_invalid_total",
@@ -164,7 +164,7 @@ fn names_of_metrics_are_the_same_everywhere() {
     }
     let mut used = BTreeSet::new();
     for (file, text) in &shipped {
-        // What recording rules define has colons in its name.
+        // Recorded series have colons in their names.
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | ':')));
         for word in words.filter(|word| word.starts_with("natwatch_") && !word.contains(':')) {
             let known = METRICS.iter().find(|metric| {
@@ -201,7 +201,7 @@ fn the_platform_page_knows_every_source_and_every_request() {
     }
     let listed = listed_files(&platform);
     let mut files = BTreeSet::new();
-    // That one is of a version that asked for other files.
+    // That one was recorded by a version that requested other files.
     for node in recorded_nodes().iter().filter(|node| !node.ends_with("one-cpu.txt")) {
         files.extend(natwatch::inside::capture::archive::load(node).unwrap().answers.into_keys());
     }
@@ -216,7 +216,7 @@ fn the_platform_page_knows_every_source_and_every_request() {
     }
 }
 
-/// What a request is called in the platform page. `None`: it has no name there yet.
+/// The platform page's name of a request. `None`: it has none yet.
 fn name_in_the_page(request: &NetlinkRequest) -> Option<&'static str> {
     const CTRL: u16 = 16;
     let command = request.body.first().copied();
@@ -255,7 +255,7 @@ fn name_in_the_page(request: &NetlinkRequest) -> Option<&'static str> {
     })
 }
 
-/// A recorded node that notes which netlink requests it is asked.
+/// A recorded node that notes the netlink requests that it receives.
 struct Noting<'a> {
     node: Replay<'a>,
     asked: Vec<NetlinkRequest>,
@@ -289,7 +289,7 @@ fn the_platform_page_knows_every_netlink_request() {
     assert!(seen.len() > 20, "{seen:?}");
 }
 
-/// The files that the platform page's table of them names, `{a,b}` taken apart.
+/// The files that the platform page's table names, with `{a,b}` expanded.
 fn listed_files(platform: &str) -> Vec<String> {
     let table = platform.split("## Files").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the table");
     let rows = table.lines().filter(|line| line.starts_with("| "));
@@ -307,8 +307,8 @@ fn listed_files(platform: &str) -> Vec<String> {
     listed
 }
 
-/// Whether a file is what the page lists: NAME is any name, a directory stands for what is in it, and what has no directory is in the
-/// one that the row began with.
+/// Whether the page's pattern covers a file: NAME is any name, a directory covers what is in it, and an entry without a
+/// directory is in the directory of the row's first one.
 fn is_of(pattern: &str, path: &str) -> bool {
     let (pattern, path): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), path.split('/').collect());
     let fits = |(pattern, part): (&&str, &&str)| *pattern == "NAME" || pattern == part || pattern.is_empty();
@@ -333,8 +333,8 @@ fn captured_nodes_stay_within_the_budget_of_series() {
         if entry.extension().is_some_and(|extension| extension == "prometheus") {
             let text = fs::read_to_string(&entry).unwrap();
             let series = text.lines().filter(|line| line.starts_with("natwatch_")).count();
-            // `serve` adds up to 18: its process, its connections, how long each collector took.
-            // The nodes called nat-… have rules of everyone who writes some.
+            // `serve` adds up to 18: its process, its connections, and the duration of each collector. Nodes called
+            // nat-… have rules of every known owner.
             let many = entry.to_string_lossy().contains("/nat-") || text.contains("\nnatwatch_tunnel_info{");
             let most = if many { 190 } else { 140 } - 18;
             assert!((70..=most).contains(&series), "{}: {series} series", entry.display());
@@ -342,7 +342,7 @@ fn captured_nodes_stay_within_the_budget_of_series() {
     }
 }
 
-/// Paths in what contributors and operators read, and in the descriptions of tests, lead to something.
+/// Paths in pages for contributors and operators, and in the heads of tests, exist.
 #[test]
 fn pages_point_to_what_exists() {
     const ROOTS: [&str; 9] =
@@ -384,7 +384,7 @@ fn the_readme_names_every_collector() {
     }
 }
 
-/// Each invariant names the test that holds it.
+/// Each invariant names the test that checks it.
 #[test]
 fn there_are_ten_invariants_and_each_has_its_test() {
     let page = document("ARCHITECTURE.md");

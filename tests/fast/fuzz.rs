@@ -14,17 +14,17 @@ use crate::support::fuzz_targets::{TARGETS, Target};
 use crate::support::mutator::{Random, mutated};
 use crate::support::round_trip::recorded_answers;
 
-/// Where answers of kernels are beside the recorded nodes; those of `fuzz-seeds` are of rules that use everything
-/// (tests/live/redaction.rs).
+/// Directories with kernels' responses besides the recorded nodes; those of `fuzz-seeds` are about rules that use
+/// everything (tests/live/redaction.rs).
 const ANSWERS: [&str; 2] = ["tests/fuzz-seeds", "src/redact/testdata"];
 
 /// CI has two CPUs.
 const THREADS: usize = 2;
 
-/// What `cargo test` takes for it. CI sets more.
+/// Duration under `cargo test`. CI sets a longer one.
 const SECONDS: u64 = 10;
 
-/// All answers, by name.
+/// All responses, by name.
 fn answers() -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -34,7 +34,7 @@ fn answers() -> Vec<(String, Vec<u8>)> {
     files.iter().map(read).chain(recorded_answers()).collect()
 }
 
-/// What a target begins with, each once.
+/// A target's seeds without duplicates.
 fn seeds(target: &Target, answers: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = answers.iter().flat_map(|(name, bytes)| (target.seeds)(name, bytes)).collect();
     seeds.sort();
@@ -48,7 +48,7 @@ fn run(target: &Target, input: &[u8], seed: u64) {
     let start = Instant::now();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         (target.run)(input);
-        // A parser whose work grows with a number that it reads takes minutes.
+        // A parser whose work grows with a number in its input would take minutes.
         assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
     }));
     if let Err(payload) = result {
@@ -63,7 +63,7 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }
 
-/// Every target on what kernels wrote, and on what is nearly that.
+/// Every target on kernels' bytes and on mutations of them.
 #[test]
 fn no_bytes_break_a_parser() {
     let time = Duration::from_secs(number("NATWATCH_FUZZ_SECONDS").unwrap_or(SECONDS)) / TARGETS.len() as u32;
@@ -83,7 +83,7 @@ fn no_bytes_break_a_parser() {
     });
 }
 
-/// Runs a target on all that it begins with, and then for so long on what is nearly that.
+/// Runs a target on all seeds, and then on mutations of them for this time.
 fn fuzz(target: &Target, seeds: &[Vec<u8>], time: Duration, seed: u64) {
     seeds.iter().for_each(|input| run(target, input, seed));
     let mut random = Random::new(seed);
@@ -108,7 +108,7 @@ fn one_input_again() {
     crate::support::fuzz_targets::run(name, &input);
 }
 
-/// What cargo-fuzz begins with: `make fuzz` asks for it.
+/// Writes cargo-fuzz's corpus, for `make fuzz`.
 #[test]
 #[ignore = "it writes into the repository"]
 fn corpus_is_written() {
@@ -122,7 +122,7 @@ fn corpus_is_written() {
     }
 }
 
-/// cargo-fuzz has a binary for each target, and none more.
+/// cargo-fuzz has exactly one binary for each target.
 #[test]
 fn the_fuzz_crate_has_all_targets() {
     let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/Cargo.toml")).expect("it");

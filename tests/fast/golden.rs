@@ -17,7 +17,7 @@ use crate::support::capture::recorded_nodes;
 
 const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rules"];
 
-/// The rules as they were understood, one step a line.
+/// The decoded rules, one step a line.
 fn rules(node: &Path) -> String {
     let capture = natwatch::inside::capture::archive::load(node).unwrap();
     let collectors = Collector::ALL.iter().copied().collect();
@@ -39,7 +39,7 @@ fn rules(node: &Path) -> String {
     out
 }
 
-/// The report and its exit code; what changes from build to build is masked.
+/// The report and its exit code; what differs from build to build is masked.
 fn check(node: &Path, format: &str) -> String {
     if format == "rules" {
         return rules(node);
@@ -66,7 +66,7 @@ fn whole_outputs_stay_as_reviewed() {
         for format in FORMATS {
             let file = golden.join(format!("{}.{format}", node.file_stem().unwrap().to_str().unwrap()));
             let actual = check(&node, format);
-            // Rules are shown as they were understood.
+            // Rules are shown as decoded.
             let debug = crate::support::debug_text::debug_text(&actual).filter(|_| format != "rules");
             assert_eq!(debug, None, "{}", file.display());
             if write {

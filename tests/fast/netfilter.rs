@@ -10,7 +10,7 @@ use natwatch::netfilter::nftables::uapi;
 use natwatch::netfilter::xtables;
 use proptest::prelude::*;
 
-/// Attributes of `payload` in any order, among others that it does not know: type, body.
+/// Attributes of `payload` in any order, among unknown ones: type, body.
 fn attributes_in_any_order() -> impl Strategy<Value = Vec<(u16, Vec<u8>)>> {
     let number = || proptest::collection::vec(any::<u8>(), 4);
     let needed = [NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET, NFTA_PAYLOAD_LEN].map(|kind| (Just(kind), number()));
@@ -25,7 +25,7 @@ fn attributes_in_any_order() -> impl Strategy<Value = Vec<(u16, Vec<u8>)>> {
 }
 
 proptest! {
-    /// What is not known keeps its place, and what is known keeps its order.
+    /// Unknown attributes keep their place, and known ones their order.
     #[test]
     fn attributes_keep_their_place(all in attributes_in_any_order()) {
         let mut bytes = Vec::new();
@@ -34,7 +34,7 @@ proptest! {
         let mut out = MessageWriter::kernel();
         payload.emit(&mut out);
         prop_assert_eq!(&out.finish(), &bytes);
-        // Without what is not known, and built anew: in the one order that a kernel has.
+        // Built anew without unknown attributes, they are in the kernel's order.
         let built = Payload { layout: BlockLayout::default(), ..payload };
         let mut out = MessageWriter::kernel();
         built.emit(&mut out);

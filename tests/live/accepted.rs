@@ -8,9 +8,9 @@ use crate::support::netns::Netns;
 use crate::support::program::{HERE, Run, natwatch};
 use crate::support::server::Server;
 
-/// The defect is stated, so that the tests do not depend on the kernel that they run on.
+/// States the defect, so that the tests do not depend on the running kernel.
 const DEFECT: &str = "--kernel-defect=conntrack-chain-limit=present";
-/// Only what the number of entries decides.
+/// Advisories that only depend on the number of entries.
 const ONLY: [&str; 4] = ["--advisory", "conntrack-table-full", "--advisory", "conntrack-chain-limit"];
 const CHAIN: &str = "--accept=conntrack-chain-limit=short chains come with 6.9";
 const FULL: &str = "--accept=conntrack-table-full:critical=it is a test";
@@ -21,7 +21,7 @@ struct States {
     warning: CaptureDir,
     /// conntrack-table-full too.
     critical: CaptureDir,
-    /// Neither can be told.
+    /// Both are unknown.
     unknown: CaptureDir,
 }
 
@@ -57,20 +57,20 @@ fn what_is_accepted_does_not_count() {
     codes(&warning, &[], 2, 1, 1);
     codes(&warning, &[CHAIN], 0, 0, 0);
     codes(&warning, &[CHAIN, "--min-severity=info"], 0, 0, 0);
-    // Of critical ones only where that is said.
+    // Critical ones only if the flag says so.
     codes(&critical, &[CHAIN], 2, 2, 1);
     codes(&critical, &[CHAIN, FULL_UP_TO_WARNING], 2, 2, 1);
     codes(&critical, &[FULL], 2, 1, 1);
     codes(&critical, &[CHAIN, FULL], 0, 0, 0);
     codes(&critical, &[CHAIN, FULL, FULL_UP_TO_WARNING], 2, 2, 1); // the last counts
-    // What is unknown is accepted with it.
+    // Accepting an advisory also accepts its unknown state.
     codes(&unknown, &[], 3, 3, 2);
     codes(&unknown, &[CHAIN], 3, 3, 2);
     codes(&unknown, &[CHAIN, FULL], 0, 0, 0);
     codes(&unknown, &[CHAIN, FULL_UP_TO_WARNING], 3, 3, 2);
 }
 
-/// State, conditions and remedies are what they were.
+/// State, conditions and remedies are unchanged.
 #[test]
 fn the_document_says_the_same_and_that_it_is_accepted() {
     let States { critical, .. } = States::new();
@@ -92,7 +92,7 @@ fn the_document_says_the_same_and_that_it_is_accepted() {
     assert_eq!((&all["verdict"], &all["known_risks_left_out"]), (&json!("not_affected"), &json!(2)));
     let no_reason = report(&["--accept=conntrack-chain-limit"]);
     assert_eq!(no_reason["advisories"][at]["accepted"], json!({"reason": ""}));
-    // What is accepted up to warning only says so while it is critical.
+    // While critical, an advisory accepted up to warning is not accepted, and its summary says so.
     let worse = report(&[FULL_UP_TO_WARNING]);
     let full = worse["advisories"].as_array().expect("a list").iter().find(|a| a["id"] == "conntrack-table-full");
     assert_eq!(full.expect("it")["accepted"], Value::Null);
@@ -129,7 +129,7 @@ fn the_first_line_of_every_report_counts_what_is_left_out() {
     assert!(text.contains("\n  Left out of the verdict, accepted: short chains come with 6.9\n"), "{text}");
     let text = check(&unknown, "text", &[CHAIN]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("conntrack-chain-limit (accepted: short chains come with 6.9)"), "{text}");
-    // However long the list is, the number stays in the line.
+    // The line has the number however long the list is.
     let many = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/container-without-host-network.txt");
     let npd = natwatch(&["check", "--from", many, "--format", "npd", "--accept=iptables-backend-split"]).expect(2);
     assert!(npd.ends_with("…, 1 known risk left out\n") && (78..=80).contains(&npd.trim_end().len()), "{npd}");
@@ -148,12 +148,12 @@ fn metrics_stay_and_the_accepted_have_one_more() {
     assert_eq!((labels["advisory"].as_str(), labels.len(), *value), ("conntrack-chain-limit", 1, 1.0));
 }
 
-/// serve takes the same flag, for what it serves.
+/// serve accepts the same flag.
 #[test]
 fn serve_accepts_too() {
     let ns = Netns::new();
     let accept = "--accept=conntrack-chain-limit:critical=<b>known</b>";
-    // Nothing is tracked without this sysctl's file: unknown, and so left out.
+    // Without this sysctl's file nothing is counted: unknown, and so left out.
     let flags = [&HERE[..], &["--no-collector.conntrack", DEFECT, accept]].concat();
     let server = Server::start(&ns, &flags);
     let metrics = Exposition::parse(&server.ok("/metrics"));

@@ -15,7 +15,7 @@ use crate::support::tools::expect_success;
 use crate::support::vxlan::Vxlan;
 
 const COLLECTORS: [&str; 5] = ["conntrack", "links", "kernel", "netstat", "verdict"];
-/// The defect is stated, so that the tests do not depend on the kernel that they run on.
+/// States the defect, so that the tests do not depend on the running kernel.
 const DEFECT: &str = "--kernel-defect=conntrack-chain-limit=present";
 const NO_DEFECT: &str = "--kernel-defect=conntrack-chain-limit=absent";
 
@@ -72,7 +72,7 @@ fn exit_codes_are_those_of_the_contract() {
         let text = line(capture, "npd", code);
         assert!(text.trim_end().len() <= 80, "{text}");
     }
-    // Exposed beats unknown, also where both are there.
+    // Exposed takes precedence over unknown.
     let both = states.critical.copy();
     both.remove("netlink/route/links");
     let report = both.check(&["--format", "json", DEFECT]).json(2);
@@ -97,7 +97,7 @@ fn the_nagios_line_has_parseable_performance_data() {
     assert!(data.contains("conntrack_entries=990;;;0;1000"), "{data}");
 }
 
-/// What natwatch itself could not do is 1, for monitors their code for "the check failed".
+/// Failures of natwatch itself exit with 1, and for monitors with their code for "the check failed".
 #[test]
 fn failures_have_their_own_codes_and_are_said_once() {
     let run = |format: &str| natwatch(&["check", "--from", "/nonexistent/capture", "--format", format]);
@@ -120,7 +120,7 @@ fn failures_have_their_own_codes_and_are_said_once() {
     natwatch(&["serve", "--web.listen-address", ":99999"]).fails(1, &["99999"]);
 }
 
-/// Usage errors are 1 and name what was wrong; help and version are 0, on stdout.
+/// Usage errors exit with 1 and name the error; help and version exit with 0 and go to stdout.
 #[test]
 fn usage_errors_are_1_and_help_is_0() {
     let wrong: &[(&[&str], &str)] = &[
@@ -171,7 +171,7 @@ fn usage_errors_are_1_and_help_is_0() {
     assert_eq!(natwatch(&["--version"]).expect(0), format!("natwatch {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-/// Whoever stops reading ends no monitoring; a full disk must not pass for a report.
+/// A closed pipe is no failure; a full disk must not pass for a report.
 #[test]
 fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
     let states = States::new();
@@ -219,14 +219,14 @@ fn help_on_a_full_disk_is_an_error_too() {
     }
 }
 
-/// The shell's way: `natwatch check | true` with pipefail.
+/// As in a shell: `natwatch check | true` with pipefail.
 #[test]
 fn a_reader_that_leaves_is_no_error_in_a_shell() {
     let line = format!("set -o pipefail; {NATWATCH} metrics | true; {NATWATCH} explain | head -1 >/dev/null");
     assert_eq!(Run::of(Command::new("bash").args(["-c", &line])).expect(0), "");
 }
 
-/// The operator's word decides in JSON and metrics alike, both ways.
+/// The operator's flag decides in JSON and metrics alike, whatever it says.
 #[test]
 fn the_operators_word_beats_the_tables() {
     let states = States::new();
@@ -242,7 +242,7 @@ fn the_operators_word_beats_the_tables() {
         assert_eq!(metrics.get("natwatch_kernel_defect_info", &labels), Some(1.0));
         assert_eq!(metrics.one_state("natwatch_kernel_defect_info", &[id]).as_deref(), Some(state));
     }
-    // The table would say otherwise about this release, and about one that cannot be read.
+    // The table would say otherwise about this release, or the release cannot be read.
     for release in ["5.15.1", "6.18.0", "nonsense"] {
         let capture = states.warning.copy();
         capture.write("procfs/sys/kernel/osrelease", format!("{release}\n"));
@@ -252,7 +252,7 @@ fn the_operators_word_beats_the_tables() {
     }
 }
 
-/// A collector that is off: no series of it, no number of it, and every verdict that needs it is unknown.
+/// With a collector off there are no series and no values of it, and every verdict that needs it is unknown.
 #[test]
 fn what_needs_a_collector_that_is_off_is_unknown() {
     let states = States::new();
@@ -279,7 +279,7 @@ fn what_needs_a_collector_that_is_off_is_unknown() {
     ];
     for (at, collector) in COLLECTORS.iter().enumerate() {
         let off = format!("--no-collector.{collector}");
-        // The defect is left to the tables only where the collector that feeds them is the subject.
+        // The tables decide about the defect only where their collector is tested.
         let defect: &[&str] = if *collector == "kernel" { &[] } else { &[DEFECT] };
         let flags = |format| [&["--format", format, &off], defect].concat();
         let run = states.warning.check(&flags("json"));
@@ -314,7 +314,7 @@ fn what_needs_a_collector_that_is_off_is_unknown() {
             "kernel" => assert_eq!(report["kernel"]["release"], Value::Null),
             _ => {}
         }
-        // The later flag wins.
+        // The last flag counts.
         let on = format!("--collector.{collector}");
         assert_eq!(
             Exposition::parse(&states.fine.check(&["--format", "prometheus", &off, &on, DEFECT]).expect(0)).families(),
@@ -323,7 +323,7 @@ fn what_needs_a_collector_that_is_off_is_unknown() {
     }
 }
 
-/// `--min-severity` moves the exit code and not the report; `--advisory` restricts both.
+/// `--min-severity` affects the exit code but not the report; `--advisory` restricts both.
 #[test]
 fn severity_and_filter_choose_what_counts() {
     let states = States::new();
@@ -345,7 +345,8 @@ fn severity_and_filter_choose_what_counts() {
     states.unknown.check(&["--advisory", "vmxnet3-tunnel-offload"]).expect(0);
 }
 
-/// In a namespace that is not the node's every verdict about it is unknown and says why, until told otherwise.
+/// In a namespace that is not the node's every verdict about it is unknown, with that reason, unless a flag says
+/// otherwise.
 #[test]
 fn another_namespace_is_not_judged_unless_told() {
     let ns = Netns::new();
@@ -359,7 +360,7 @@ fn another_namespace_is_not_judged_unless_told() {
     natwatch_in(&ns, &["check", "--network-namespace", "current", NO_DEFECT]).expect(0);
 }
 
-/// Information is shown by every format for people, and decides an exit code only for those who ask for it.
+/// Information is shown by every format for people, and decides an exit code only if requested.
 #[test]
 fn information_is_shown_and_not_counted() {
     let node = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/nat-nftables.txt");
@@ -386,7 +387,7 @@ fn information_is_shown_and_not_counted() {
     }
 }
 
-/// The page of a capture stands alone: it leads to its own parts and to the web, not to endpoints that are not there.
+/// The page of a capture is self-contained: it links to its own parts and to the web, not to endpoints.
 #[test]
 fn the_page_of_a_capture_is_a_file_of_its_own() {
     let states = States::new();
@@ -398,7 +399,7 @@ fn the_page_of_a_capture_is_a_file_of_its_own() {
     assert!(links.contains(&"#conntrack-table-full"), "{links:?}");
 }
 
-/// For a terminal of 80 columns; only commands, which are to be copied, may be longer.
+/// For a terminal of 80 columns; only commands may be longer, as they are copied.
 #[test]
 fn the_text_report_fits_80_columns() {
     let states = States::new();
@@ -427,7 +428,7 @@ fn check_width(text: &str) {
     }
 }
 
-/// Colours only for a terminal that wants them.
+/// Colours only on a terminal that supports them.
 #[test]
 fn colours_are_for_terminals() {
     let states = States::new();
@@ -448,7 +449,7 @@ fn colours_are_for_terminals() {
     }
 }
 
-/// A device name or host name cannot send escape sequences to the reader's terminal.
+/// Names of devices and hosts cannot send escape sequences to the terminal.
 #[test]
 fn nothing_from_a_capture_reaches_the_terminal_raw() {
     let states = States::new();
@@ -488,13 +489,13 @@ fn advisories_are_explained() {
     }
 }
 
-/// The table and what is served are one and the same, both ways.
+/// The table has exactly the metrics that are served.
 #[test]
 fn the_table_of_metrics_is_what_is_served() {
     let table = metrics_table();
     let pair = Vxlan::default().build();
     pair.nodes[0].cmd("iptables-nft -w -t nat -A POSTROUTING -o nowhere -j MASQUERADE --random-fully");
-    // An entry, without which none is read.
+    // Creates an entry, without which none is read.
     pair.nodes[0].run(&["bash", "-c", "echo > /dev/udp/127.0.0.1/9"]);
     let empty = tempfile::NamedTempFile::new().expect("a web configuration without anything");
     let web = empty.path().to_str().expect("UTF-8");
@@ -511,15 +512,15 @@ fn the_table_of_metrics_is_what_is_served() {
         assert_eq!(name.ends_with("_total"), row.kind == "counter", "{name}");
     }
     let missing: Vec<&String> = table.keys().filter(|name| !served.families().contains(*name)).collect();
-    // Everything can be read here; tests/live/privileges.rs sees it.
-    // No destination here takes a quarter of its ports; tests/live/flows.rs has one.
+    // These two are served elsewhere: everything can be read here (see tests/live/privileges.rs), and no destination
+    // takes a quarter of its ports (see tests/live/flows.rs).
     let elsewhere = ["natwatch_advisory_unseen", "natwatch_snat_destination_ports_used_ratio"];
     assert_eq!(missing, elsewhere, "in the table, not served");
     let documented: BTreeSet<&String> = served.help.keys().collect();
     assert_eq!(documented, served.families().iter().collect::<BTreeSet<_>>(), "families without samples");
 }
 
-/// Completion scripts name the sub-commands and are accepted by their shells.
+/// Completion scripts name the subcommands and are accepted by their shells.
 #[test]
 fn completions_are_scripts() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -14,29 +14,30 @@ use crate::support::hold::Hold;
 use crate::support::ports::SamePorts;
 use crate::support::report::{Report, check_here};
 
-/// Resets of clients whose destination was translated, and of this host for those whose source was.
+/// Advisories about resets of clients whose destination was translated, and of this host's for translated sources.
 const ADVISORIES: [&str; 2] = ["tcp-invalid-reset", "snat-invalid-reset"];
 
-/// Connections whose entry is lost, and what RFC 5382 asks for.
+/// Advisory about connections whose entry is lost, and the least timeout of RFC 5382.
 const IDLE: &str = "idle-connection-reset";
 const LEAST: u32 = 7440;
 
-/// Queries of one socket.
+/// Advisory about queries of one socket.
 const NAMES: &str = "dns-conntrack-race";
 
-/// First packets of two hosts that are given one address.
+/// Advisory about first packets of two hosts that are translated to one address.
 const PORTS: &str = "snat-port-race";
 
-/// Addresses that only translations give.
+/// Addresses that no host has; only translations yield them.
 const NOBODY: [&str; 2] = ["fd80:", "10.80."];
 
-/// Cases mostly wait.
+/// Number of cases at once: they mostly wait.
 const AT_ONCE: usize = 4;
 
-/// Cases by advisory, verdict, and whether such connections were reset.
+/// Number of cases by advisory, verdict, and whether such connections were reset.
 type Table = BTreeMap<(&'static str, String, bool), u64>;
 
-/// Whether connections were reset by the client past a translated destination, and by the router that translated a source.
+/// Whether connections were reset by the client past a translated destination, and by the router that translated a
+/// source.
 fn resets(ends: &Ends, case: &Case) -> [bool; 2] {
     let of = |wanted: &dyn Fn(bool, bool) -> bool| {
         ends.iter().any(|((source, destination), [reset, _])| *reset > 0 && wanted(*source, *destination))
@@ -46,7 +47,7 @@ fn resets(ends: &Ends, case: &Case) -> [bool; 2] {
     [of(&|source, destination| !source && destination), of(&|source, _| source)]
 }
 
-/// Whether queries of one socket get to several name servers, as the verdict has it.
+/// The verdict on whether queries of one socket reach several name servers.
 fn told_to_several(report: &Report) -> String {
     let conditions = report.advisory(NAMES)["conditions"].as_array().expect("conditions");
     let condition = conditions.iter().find(|condition| condition["id"] == "dns_dnat_to_several");
@@ -62,7 +63,7 @@ fn why(report: &Report, advisory: &str) -> String {
     told.collect()
 }
 
-/// Plays a case: what disagrees.
+/// Plays a case; the error lists disagreements.
 fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     let lab = ConnectionLab::new(case.outward);
     let script = format!("set -e\n{}", case.lines.join("\n"));
@@ -87,24 +88,24 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
         let agrees = match verdict {
             "exposed" => reset || by_chance,
             "unknown" => !case.planted.is_empty(),
-            // Segments to an address of nobody's are forwarded, and may be refused there.
+            // Segments to an address that no host has are forwarded, and may be rejected elsewhere.
             _ => !reset || case.refuses && advisory == ADVISORIES[1] && NOBODY.iter().any(|net| script.contains(net)),
         };
         if !agrees {
             wrong += &format!("\n  {advisory} {verdict}, but reset: {reset}{}", why(&report, advisory));
         }
     }
-    // Whatever the timeout is, the entries were lost: a port that is kept is the same again.
+    // Entries were lost whatever the timeout is: a port that is kept stays the same.
     let drawn = lost.iter().any(|((source, _), [reset, _])| *source && *reset > 0);
     let others = lost.iter().any(|((source, _), [reset, _])| !source && *reset > 0);
     let state = report.state(IDLE);
     *table.lock().expect("nobody panicked").entry((IDLE, state.to_owned(), drawn)).or_default() += 1;
     let agrees = match state {
         "exposed" => (drawn || by_chance || case.deaf) && case.timeout < LEAST,
-        // Whatever the rules do.
+        // Whatever the rules are.
         "mitigated" => (drawn || case.deaf || !case.planted.is_empty()) && case.timeout >= LEAST,
         "unknown" => !case.planted.is_empty(),
-        // Without its entry another number may be drawn for it.
+        // Without its entry a connection may get another number.
         _ => !drawn || by_chance,
     };
     if !agrees || others && !by_chance {
@@ -147,7 +148,7 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     Err(format!("{wrong}\n  {ends:?}\n    {}\n    {}\n    {}", some("reset"), some("lives"), some("lost")))
 }
 
-/// `NATWATCH_CASES` and `NATWATCH_SEED` choose others than those of every run; `NATWATCH_CASE` plays one of them alone.
+/// `NATWATCH_CASES` and `NATWATCH_SEED` select other cases than the default ones; `NATWATCH_CASE` plays a single one.
 #[test]
 fn the_verdicts_are_what_happens_to_connections() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));

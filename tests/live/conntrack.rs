@@ -18,20 +18,20 @@ use crate::support::wait::{PATIENCE, eventually, exclusive};
 
 const RACE: Limits = Limits { rounds: 400, time: Duration::from_secs(10) };
 const FULL: &str = "conntrack-table-full";
-/// `setpriv` words for a user without any privilege.
+/// Arguments of `setpriv` for a user without any privilege.
 const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
 fn masquerade(ports: Ports) -> Router {
     Router::with(NatRule::masquerade(Backend::IptablesLegacy, ports))
 }
 
-/// What `conntrack -S` prints, summed over CPUs.
+/// Counters of `conntrack -S`, summed over CPUs.
 fn totals(stats: &CtStats) -> Counters {
     let names = stats.per_cpu.iter().flat_map(|cpu| cpu.keys());
     names.map(|name| (name.clone(), stats.total(name))).collect()
 }
 
-/// The sizes that the sysctls tell: entries, limit, buckets.
+/// Values of the sysctls: entries, limit, buckets.
 fn sizes(ns: &Netns) -> [u64; 3] {
     ["count", "max", "buckets"].map(|name| {
         let key = format!("net.netfilter.nf_conntrack_{name}");
@@ -39,7 +39,7 @@ fn sizes(ns: &Netns) -> [u64; 3] {
     })
 }
 
-/// Runs `look` between two looks of the standard tools that saw the same, so that its answer has to be that too.
+/// Runs `look` between two runs of the standard tools with equal results, so that its result has to agree with them.
 fn between<T>(ns: &Netns, look: impl Fn() -> T) -> (CtStats, [u64; 3], T) {
     eventually(PATIENCE, || {
         let before = (conntrack_stats(ns), sizes(ns));
@@ -49,7 +49,7 @@ fn between<T>(ns: &Netns, look: impl Fn() -> T) -> (CtStats, [u64; 3], T) {
     })
 }
 
-/// JSON, metrics and per-CPU metrics of the namespace equal what conntrack and sysctl print.
+/// Asserts that JSON, metrics and per-CPU metrics of the namespace equal what conntrack and sysctl print.
 fn assert_agrees(ns: &Netns) -> (Counters, Report) {
     let look = || {
         let per_cpu = metrics_here(ns, &["--collector.conntrack.per-cpu"]);
@@ -75,7 +75,7 @@ fn assert_agrees(ns: &Netns) -> (Counters, Report) {
     (expected, report)
 }
 
-/// Every counter that conntrack prints; natwatch may know more.
+/// Asserts every counter that conntrack prints; natwatch may know more.
 fn assert_counters(expected: &Counters, seen: &BTreeMap<String, u64>) {
     for (name, value) in expected {
         assert_eq!(seen.get(name), Some(value), "{name}: conntrack -S {expected:?}, natwatch {seen:?}");
@@ -100,7 +100,7 @@ fn assert_per_cpu(stats: &CtStats, metrics: &Exposition) {
     }
 }
 
-/// A port race is lost on two CPUs, and every loss is in natwatch's numbers.
+/// A port race is lost on two CPUs, and natwatch counts every loss.
 #[test]
 fn lost_port_races_are_counted_as_conntrack_counts_them() {
     let _machine = exclusive();
@@ -115,7 +115,7 @@ fn lost_port_races_are_counted_as_conntrack_counts_them() {
     }
 }
 
-/// Two threads on one socket: nothing is lost, and `clash_resolve` says how often that took an effort.
+/// Two threads on one socket: nothing is lost, and `clash_resolve` counts the clashes.
 #[test]
 fn clashes_of_the_same_socket_are_counted_as_resolved() {
     let _machine = exclusive();
@@ -146,7 +146,7 @@ fn exhausted_ports_are_counted_exactly() {
     }
 }
 
-/// A table that is full of entries that may be evicted is still a full table.
+/// A table full of entries that may be evicted is a full table, too.
 #[test]
 fn a_table_full_of_unassured_entries_is_exposed() {
     let _machine = exclusive();
@@ -179,7 +179,7 @@ fn a_table_full_of_assured_entries_is_exposed_and_its_drops_are_counted() {
     assert_emptied(&lab.router);
 }
 
-/// What every format says of a full table, and that without the namespace flag nothing is claimed.
+/// Asserts that every format reports a full table, and that without the namespace flag nothing is claimed.
 fn assert_full(ns: &Netns) {
     let report = check_here(ns, &[]);
     assert_eq!((report.state(FULL), report.code), ("exposed", 2), "{}", report.json);
@@ -188,7 +188,7 @@ fn assert_full(ns: &Netns) {
     assert_eq!(metrics.get("natwatch_exposure", &[("advisory", FULL)]), Some(1.0));
     let state = metrics.one_state("natwatch_advisory_info", &[("advisory", FULL)]);
     assert_eq!(state.as_deref(), Some("exposed"));
-    // The kernel's garbage collector evicts unassured entries of a table this full, now and then.
+    // The kernel's garbage collector sometimes evicts unassured entries of a table this full.
     let before = conntrack_count(ns);
     let nagios = natwatch_in(ns, &["check", "--format", "nagios", HERE[0], HERE[1]]);
     let after = conntrack_count(ns);
@@ -207,7 +207,7 @@ fn assert_full(ns: &Netns) {
     assert_unknown_elsewhere(ns);
 }
 
-/// The same namespace without the flag is not the node's: unknown in every format.
+/// Asserts that without the flag the namespace is not the node's: unknown in every format.
 fn assert_unknown_elsewhere(ns: &Netns) {
     let report = check(ns, &[]);
     assert_eq!((report.state(FULL), report.code), ("unknown", 3), "{}", report.json);
@@ -233,7 +233,7 @@ fn assert_one_short_line(run: &Run) {
     assert!(!line.is_empty() && !line.contains('\n') && line.len() <= 80, "{run:?}");
 }
 
-/// After `conntrack -F` nothing is exposed any more.
+/// Asserts that after `conntrack -F` nothing is exposed.
 fn assert_emptied(ns: &Netns) {
     ns.cmd("conntrack -F");
     eventually(PATIENCE, || (conntrack_count(ns) == 0).then_some(()));
@@ -269,7 +269,7 @@ fn the_table_is_nearly_full_from_exactly_95_percent_on() {
     ns.cmd("conntrack -F");
 }
 
-/// A kernel without the module's files in procfs, as it looks where only netlink is left.
+/// A procfs without the module's files, as of a kernel where only netlink is available.
 fn without_stat_file(ns: &Netns) -> Tree {
     let procfs = Tree::procfs(ns);
     procfs.copy_proc(ns, NEIGHBOURS);
@@ -277,7 +277,7 @@ fn without_stat_file(ns: &Netns) -> Tree {
     procfs
 }
 
-/// A router that has counted 40 failures, and rests.
+/// An idle router that has counted 40 failures.
 fn counted() -> Router {
     let lab = masquerade(Ports::Range { proto: Proto::Udp, low: 4001, high: 4010 });
     lab.sink(Proto::Udp);
@@ -287,7 +287,7 @@ fn counted() -> Router {
     lab
 }
 
-/// Without the file in procfs the counters come by netlink, and are the same.
+/// Without the file in procfs the same counters come from netlink.
 #[test]
 fn without_the_procfs_file_the_counters_come_from_ctnetlink() {
     let lab = counted();
@@ -309,7 +309,7 @@ fn without_the_procfs_file_the_counters_come_from_ctnetlink() {
     assert_eq!(report.state(FULL), "mitigated");
 }
 
-/// Nobody may not ask ctnetlink: denied, the capability is named, and no counter is made up.
+/// User nobody may not use ctnetlink: denied, the capability is named, and no counter is invented.
 #[test]
 fn without_the_procfs_file_nobody_sees_no_counters_and_is_told_why() {
     let lab = counted();
@@ -343,7 +343,7 @@ fn assert_no_counters(report: &Report) {
     let advisories = report.json["advisories"].as_array().expect("a list").iter();
     let evidence = advisories.flat_map(|advisory| advisory["evidence"].as_array().expect("a list"));
     let mut lines = evidence.map(|line| line.as_str().expect("a text"));
-    // How to see what is unknown is no counter.
+    // A hint how to see what is unknown is no counter.
     assert!(lines.all(|line| line.starts_with("what could not be told is shown by: ")), "{}", report.json);
 }
 
@@ -353,7 +353,7 @@ fn assert_no_series(metrics: &Exposition) {
     assert_eq!(families, BTreeSet::new());
 }
 
-/// What says that `nf_conntrack_netlink` could be a module that is not loaded.
+/// Files that tell whether `nf_conntrack_netlink` is a module that is not loaded.
 struct Modular {
     procfs: Tree,
     sysfs: Tree,
@@ -382,7 +382,7 @@ impl Modular {
         self.rootfs.write(&format!("lib/modules/{}/modules.builtin", self.release), lines);
     }
 
-    /// The report, and the calls that made it.
+    /// The report, and the system calls.
     fn check(&self, ns: &Netns) -> (Report, Vec<Call>) {
         let strace = Strace::of("%network");
         let words = [strace.words(), vec![NATWATCH]].concat();
@@ -399,7 +399,7 @@ fn netfilter_sockets(calls: &[Call]) -> usize {
     calls.iter().filter(|call| call.makes_netlink(libc::NETLINK_NETFILTER)).count()
 }
 
-/// Asking would load the module: it is not asked, down to not opening the socket.
+/// A request would load the module: none is sent, and no socket is opened.
 #[test]
 fn a_module_that_is_not_loaded_is_not_loaded_by_looking() {
     let lab = counted();
@@ -413,14 +413,14 @@ fn a_module_that_is_not_loaded_is_not_loaded_by_looking() {
     assert_no_counters(&report);
     assert_eq!(report.state(FULL), "mitigated", "the sysctls are there: {}", report.json);
 
-    // The symbols of the kernel tell as well as the list of built-in modules does.
+    // The kernel's symbols are as good as the list of built-in modules.
     modular.procfs.write("kallsyms", "0000000000000000 T nf_conntrack_init_net\n");
     modular.rootfs.remove(&format!("lib/modules/{}/modules.builtin", modular.release));
     let (report, calls) = modular.check(ns);
     assert_eq!(netfilter_sockets(&calls), 0, "{calls:?}");
     assert_eq!(report.source("ctnetlink").map(|(state, _)| state), Some("absent"), "{}", report.json);
 
-    // With neither it cannot be told, which is no fact.
+    // Without either it is unknown.
     modular.procfs.remove("kallsyms");
     let (report, calls) = modular.check(ns);
     assert_eq!(netfilter_sockets(&calls), 0, "{calls:?}");
@@ -428,7 +428,7 @@ fn a_module_that_is_not_loaded_is_not_loaded_by_looking() {
     assert_no_counters(&report);
 }
 
-/// Each sign that the code is in the kernel is enough to ask.
+/// Each sign that the code is in the kernel suffices for a request.
 #[test]
 fn each_sign_of_the_module_is_enough_to_ask() {
     let lab = counted();
@@ -454,7 +454,7 @@ fn each_sign_of_the_module_is_enough_to_ask() {
     }
 }
 
-/// Neither file is there, but their neighbours are: the kernel has no connection tracking, and that is a fact.
+/// Neither file exists, but their neighbours do: the kernel has no connection tracking, for certain.
 #[test]
 fn a_kernel_without_connection_tracking_is_not_affected() {
     let ns = Netns::new();
@@ -490,7 +490,7 @@ fn a_hidden_table_is_unknown_while_the_module_shows() {
     assert_eq!((report.state(FULL), report.code), ("unknown", 3), "{}", report.json);
 }
 
-/// The neighbours are missing too, so something hides files: nothing is claimed.
+/// The neighbours are missing too, so that something hides files: nothing is claimed.
 #[test]
 fn hidden_files_are_never_taken_for_a_kernel_without_connection_tracking() {
     let ns = Netns::new();
@@ -517,7 +517,7 @@ fn hidden_files_are_never_taken_for_a_kernel_without_connection_tracking() {
     assert_eq!((report.state(FULL), report.code), ("unknown", 3), "{}", report.json);
 }
 
-/// A test namespace is not the node's: nothing but the kernel's version decides anything.
+/// A test namespace is not the node's: only the kernel's version decides anything.
 #[test]
 fn a_namespace_that_is_not_the_nodes_is_unknown() {
     let ns = Netns::new();

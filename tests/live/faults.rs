@@ -22,7 +22,7 @@ use crate::support::netns::{Netns, veth};
 use crate::support::program::{HERE, NATWATCH, natwatch_as};
 use crate::support::rules::{load, nft};
 
-/// What a node comes to.
+/// The result of judging a node.
 #[derive(Clone, Debug, PartialEq)]
 struct Outcome {
     verdicts: BTreeMap<String, State>,
@@ -32,8 +32,8 @@ struct Outcome {
     failed: BTreeMap<String, String>,
 }
 
-/// Kernels that have the defects: an exposure that is lost for want of a reading is what this is about. `plain`: whatever the
-/// node itself says about its kernel.
+/// The kernel has the defects, as these tests are about exposures that disappear for lack of a reading. `plain`: it has
+/// what the node itself says.
 fn options(plain: bool) -> Options {
     if plain {
         return Options { this_namespace: true, ..Options::default() };
@@ -64,10 +64,10 @@ fn outcome(capture: &Capture, known: &Known, plain: bool) -> Outcome {
     }
 }
 
-/// Verdicts about facts that were judged before.
+/// Verdicts on facts that were judged before.
 type Known = Mutex<BTreeMap<(bool, String), BTreeMap<String, State>>>;
 
-/// The facts without the reasons why some were not read: those decide no verdict, and judging is dear.
+/// The facts without the reasons for failures, which decide no verdict: judging is expensive.
 fn shape(facts: &Facts) -> String {
     let facts = format!("{:?}", Facts { sources: Vec::new(), ..facts.clone() });
     let mut shape = String::new();
@@ -95,27 +95,29 @@ fn shape(facts: &Facts) -> String {
     shape + rest
 }
 
-/// A verdict may become unknown. Where there is no ingredient at all, one that is not known leaves the safeguards.
+/// Whether a state may follow from less knowledge. A verdict may become unknown, and without a known ingredient the
+/// safeguards remain.
 fn is_no_better(before: State, after: State) -> bool {
     after == before || after == State::Unknown || (before, after) == (State::NotAffected, State::Mitigated)
 }
 
-/// What happened to an answer.
+/// A fault in a response, and the response.
 type Fault = (String, Option<Answer>);
 
 fn failure() -> Failure {
     Failure::SystemCall { call: SystemCall::Receive, errno: 105 }
 }
 
-/// Answers that were played in an earlier node are not played again: most recorded nodes differ in a few. With
-/// `NATWATCH_FAULTS=all` every fault is played in every node, and an answer is cut in more places (`make test-faults`).
+/// Responses that were played in an earlier node are not played a second time: most recorded nodes differ in a few.
+/// With `NATWATCH_FAULTS=all` every fault is played in every node, and a response is cut in more places (`make
+/// test-faults`).
 type Seen = BTreeSet<(String, Vec<u8>)>;
 
 fn everything() -> bool {
     std::env::var("NATWATCH_FAULTS").is_ok_and(|which| which == "all")
 }
 
-/// Every way in which this answer can fail. `None`: nobody answered.
+/// All faults of this response. `None`: there was no response.
 fn faults(name: &str, answer: &Answer, seen: &mut Seen) -> Vec<Fault> {
     let bytes = answer.ok().cloned().unwrap_or_default();
     if !seen.insert((name.to_owned(), bytes.clone())) && !everything() {
@@ -153,7 +155,7 @@ fn refusal(errno: i32) -> Vec<u8> {
     [&header[..], &(-errno).to_ne_bytes(), &[0; 16]].concat()
 }
 
-/// Behind each message but the last, and inside each.
+/// Places behind each message but the last, and inside each.
 fn message_cuts(bytes: &[u8]) -> Vec<usize> {
     let mut cuts = Vec::new();
     let mut at = 0;
@@ -166,7 +168,7 @@ fn message_cuts(bytes: &[u8]) -> Vec<usize> {
     cuts
 }
 
-/// At most so many of them, first and last included.
+/// At most this many of them, first and last included.
 fn sampled<T: Copy>(all: Vec<T>, most: usize) -> Vec<T> {
     if all.len() <= most {
         return all;
@@ -174,15 +176,15 @@ fn sampled<T: Copy>(all: Vec<T>, most: usize) -> Vec<T> {
     (0..most).map(|number| all[number * (all.len() - 1) / (most - 1)]).collect()
 }
 
-/// Errnos that are the kernel's own word: there is no such thing.
+/// Errnos by which the kernel itself says that something does not exist.
 fn is_word_of_the_kernel(name: &str, what: &str) -> bool {
     let (generation, set) = (name.contains("nft-generation-"), name.contains("/set-"));
-    // nf_tables is not there; a chain or an element is not; no classifiers, no route.
+    // nf_tables is missing; a chain or an element is; no classifiers, no route.
     what == "errno 2" && (generation || name.contains("/chain/") || set && name.contains("-element-"))
         || what == "errno 2" && set && name.ends_with("-catch-all")
 }
 
-/// What is asked, without the names and numbers in it.
+/// The kind of a request, without names and numbers.
 fn kind(name: &str) -> String {
     let parts: Vec<&str> = name.split('/').collect();
     match parts.as_slice() {
@@ -197,7 +199,7 @@ fn kind(name: &str) -> String {
     }
 }
 
-/// Answers to play in one node: all, or a few of each kind, the first and the last among them.
+/// Responses to play in one node: all, or a few of each kind, with the first and the last.
 fn chosen(capture: &Capture) -> Vec<(&String, &Answer)> {
     const OF_A_KIND: usize = 2;
     let mut kinds: BTreeMap<String, Vec<(&String, &Answer)>> = BTreeMap::new();
@@ -208,12 +210,12 @@ fn chosen(capture: &Capture) -> Vec<(&String, &Answer)> {
     kinds.into_values().flat_map(|all| sampled(all, most)).collect()
 }
 
-/// Whether an answer tells which kernel this is.
+/// Whether a response identifies the kernel.
 fn tells_the_kernel(name: &str) -> bool {
     ["procfs/version", "procfs/sys/kernel/", "sysfs/kernel/"].iter().any(|start| name.starts_with(start))
 }
 
-/// Plays every fault; returns how many.
+/// Plays every fault; returns their number.
 fn play(node: &str, capture: &Capture, seen: &mut Seen) -> usize {
     let known = Known::default();
     let before = [false, true].map(|plain| outcome(capture, &known, plain));
@@ -246,7 +248,7 @@ fn play(node: &str, capture: &Capture, seen: &mut Seen) -> usize {
     cases.len()
 }
 
-/// What is better than it was, or missing without a word.
+/// What has improved, or is missing without a failed source.
 fn problems_of<'a>(before: &'a Outcome, after: &'a Outcome) -> impl Iterator<Item = String> + 'a {
     let verdicts = before.verdicts.iter().filter_map(|(id, old)| {
         let new = after.verdicts[id];
@@ -326,7 +328,7 @@ fn no_live_node_gets_better_by_a_failure() {
     }
 }
 
-/// What one system call may give instead of what it should: errnos of a kernel under pressure, and of a sandbox.
+/// System calls with their possible errnos: those of a kernel under pressure, and of a sandbox.
 const CALLS: &[(&str, &[&str])] = &[
     ("socket", &["EAFNOSUPPORT", "EPERM", "EMFILE"]),
     ("bind", &["EPERM", "ENOMEM"]),
@@ -339,7 +341,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("poll", &["EINTR", "ENOMEM"]),
 ];
 
-/// States by advisory, and the number of rules if these were read.
+/// States by advisory, and the number of rules if they were read.
 type Told = (BTreeMap<String, String>, Option<usize>);
 
 fn told(report: &Value) -> Told {
@@ -349,12 +351,12 @@ fn told(report: &Value) -> Told {
     (states.collect(), report["source_nat_rules"].as_array().map(Vec::len))
 }
 
-/// `natwatch check` while system calls go wrong: from the one with this number on, or only that one.
+/// `natwatch check` while system calls fail: from the one with this number on, or only that one.
 fn check_with(node: &Netns, inject: &str) -> Option<Told> {
     let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", inject, NATWATCH];
     let flags = ["check", "--format", "json", "--kernel-defect=nat-udp-zero-checksum=present"];
     let run = natwatch_as(node, &words, &[&flags[..], &HERE].concat());
-    // A program that cannot even be loaded says nothing.
+    // A program that cannot be loaded prints nothing.
     serde_json::from_str(&run.stdout).ok().map(|report| told(&report))
 }
 
@@ -373,7 +375,7 @@ fn no_live_node_gets_better_by_a_system_call() {
                 &["2", "9", "2+"]
             };
             for (errno, when) in errnos.iter().flat_map(|errno| whens.iter().map(move |when| (errno, when))) {
-                // A call that is interrupted for ever is no fault that a kernel has.
+                // No kernel interrupts a call for ever.
                 if matches!(*errno, "EINTR" | "EAGAIN") && when.ends_with('+') {
                     continue;
                 }

@@ -20,14 +20,14 @@ use crate::support::wait::{PATIENCE, eventually};
 
 const EXHAUSTION: &str = "snat-port-exhaustion";
 const STALE: &str = "udp-stale-translation";
-/// Who may not look at rules and entries.
+/// Runs natwatch without the right to read rules and entries.
 const WITHOUT: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", NATWATCH];
 
 fn flows(report: &Report) -> &Value {
     &report.json["flows"]
 }
 
-/// `conntrack -L` with these words, one line an entry.
+/// Number of entries that `conntrack -L` lists with these arguments.
 fn listed(ns: &Netns, words: &str) -> usize {
     ns.cmd(&format!("conntrack -L {words}")).lines().count()
 }
@@ -54,13 +54,13 @@ fn ports_are_counted_as_conntrack_lists_them_and_run_out_where_the_verdict_says(
             exhaust(&lab, proto, opened as u16);
             let what = format!("{proto:?} {backend:?} {percent} % of {range}");
             let used = eventually(PATIENCE, || match listed(&lab.router, &format!("-q {ROUTER_WAN}")) {
-                // The search for the last ones gives up.
+                // The search for the last free ports gives up.
                 used if used as u32 >= opened * 97 / 100 => Ok(used),
                 used => Err(format!("{what}: {used} of {opened}")),
             });
             let report = check_here(&lab.router, &["--collector.flows.sample", "16384"]);
             assert_eq!(report.state(EXHAUSTION), expected, "{what}: {}", report.advisory(EXHAUSTION));
-            // Below half of what a range can lose nothing depends on entries, and a table as small as this is not looked at.
+            // Below half of a range's ports no verdict depends on entries, and a table as small as this is not read.
             if flows(&report).is_null() {
                 assert!(percent < 50, "{what}");
                 continue;
@@ -86,7 +86,7 @@ fn ports_are_counted_as_conntrack_lists_them_and_run_out_where_the_verdict_says(
     }
 }
 
-/// One packet from each of so many ports.
+/// One packet from each of this many ports.
 fn open_from(ns: &Netns, source: &str, first: u16, flows: u16, target: &str) {
     ns.enter(|| {
         for port in first..first + flows {
@@ -184,7 +184,7 @@ fn ports_that_a_map_gives_run_out_for_each_source() {
         open_from(client, "10.77.1.12", 30_000 + more, more, &to);
         let report = check_here(router, &[]);
         assert_eq!(report.state(EXHAUSTION), expected, "{}", report.advisory(EXHAUSTION));
-        // Each source has an address of its own, and the kernel draws among its ports.
+        // Each source has an address of its own, and the kernel chooses among its ports.
         assert_eq!(report.state("snat-port-race"), "not_affected", "{}", report.advisory("snat-port-race"));
         for (source, available) in [("10.77.2.1", 128), ("10.77.2.9", 512)] {
             let rows = flows(&report)["snat_ports"].as_array().expect("ports");
@@ -211,7 +211,7 @@ fn filled(masquerade: &str, kinds: &Value, seed: usize) -> Netns {
     ns
 }
 
-/// A rule without ports keeps connections from one below 1024 below it, where there are few.
+/// Without a port range in the rule, connections from a port below 1024 stay below it, where there are few.
 #[test]
 fn ports_below_1024_run_out_apart() {
     let others = json!({"count": 30_000, "destination": ["198.19.0.0", 20_000], "protocol": "udp", "status": 8});
@@ -229,8 +229,8 @@ fn ports_below_1024_run_out_apart() {
     }
 }
 
-/// What is estimated of tables of several sizes, towards destinations that use several shares of several ranges, lies within the
-/// error that is said: of so many fills (`make test-estimates`: 50) how many within three times it, and none beyond four.
+/// Estimates for tables of several sizes, and for destinations that use several shares of several ranges, lie within
+/// the stated error: of many fills (`make test-estimates`: 50) most within three times it, and none beyond four.
 #[test]
 fn estimates_lie_within_the_error_that_they_state() {
     const SOURCE: &str = "192.0.2.1";
@@ -270,7 +270,7 @@ fn estimates_lie_within_the_error_that_they_state() {
     println!("{within} of {fills} within three times the error");
 }
 
-/// A sample shows what a whole count would, within what it says of itself; a filter counts the fullest exactly.
+/// A sample agrees with the whole count within its stated error; a filter counts the fullest destination exactly.
 #[test]
 fn a_sample_stands_for_a_table_that_is_larger() {
     const RANGE: u16 = 1000;
@@ -292,10 +292,10 @@ fn a_sample_stands_for_a_table_that_is_larger() {
     let (estimated, real) =
         (one_way["entries"].as_u64().expect("a number") as f64, listed(&lab.router, "-u UNREPLIED"));
     let share = real as f64 / entries as f64;
-    // Six times what the size of the sample allows: six fills of one boot share the region that is read.
+    // Six times the error of a sample of this size: six fills of one boot share the region that is read.
     let error = (share * (1.0 - share) / 4096.0).sqrt() * entries as f64;
     assert!((estimated - real as f64).abs() <= 6.0 * error, "{estimated}, {real} ± {error}");
-    // The range is far too small for the sample, so its fullest destination is counted by a filter of the kernel's, or unknown.
+    // The range is far too small for the sample, so its fullest destination is counted by a kernel filter, or unknown.
     let fullest = &found["snat_ports"][0];
     if fullest["estimated"] == false {
         assert_eq!(fullest["used"], listed(&lab.router, &format!("-q {ROUTER_WAN}")), "{fullest}");
@@ -303,9 +303,9 @@ fn a_sample_stands_for_a_table_that_is_larger() {
     assert_eq!(report.state(EXHAUSTION), "unknown", "{}", report.advisory(EXHAUSTION));
 }
 
-/// Sends to the address as long as `work` takes.
+/// Sends to the address while `work` runs.
 fn while_sending<T: Send>(from: &Netns, to: &str, work: impl FnOnce() -> T + Send) -> T {
-    /// Also when a test panics: the sender would be waited for without end.
+    /// Also when a test panics: otherwise the sender would be waited for without end.
     struct Stopped<'s>(&'s AtomicBool);
     impl Drop for Stopped<'_> {
         fn drop(&mut self) {
@@ -363,7 +363,7 @@ fn udp_that_no_rule_sends_there_any_more_is_told_from_what_rules_give() {
             let flow = &flows(&stale)["stale_translations"][0];
             assert_eq!((&flow["destination"], &flow["port"]), (&"10.96.0.10".into(), &8125.into()), "{flow}");
             assert_eq!((&flow["translated_to"], &flow["confirmed"]), (&"10.77.2.2".into(), &true.into()), "{flow}");
-            // The remedy is the command as it stands there.
+            // Runs the remedy's command as it is shown.
             let remedies = stale.advisory(STALE)["remedies"].as_array().expect("remedies").clone();
             let command = remedies.iter().find_map(|remedy| remedy["command"].as_str()).expect("a command");
             lab.router.cmd(command);
@@ -375,7 +375,7 @@ fn udp_that_no_rule_sends_there_any_more_is_told_from_what_rules_give() {
 
 #[test]
 fn serve_sees_a_stale_translation_in_its_second_reading_and_hides_addresses() {
-    // Another rule, and none at all.
+    // Another rule, or none.
     for rule in [Some("iptables-nft -w -t nat -A PREROUTING -d 10.96.0.10 -p udp -j DNAT --to 10.77.2.9"), None] {
         serve_sees_a_stale_translation_when(rule);
     }

@@ -21,7 +21,7 @@ use crate::support::wait::{PATIENCE, eventually};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// What the scrapers send as `Accept`, and what they get.
+/// `Accept` headers of scrapers, and the content type that each gets.
 const ACCEPTS: [(&str, &str, &str); 6] = [
     (
         "Prometheus 2.42",
@@ -66,7 +66,7 @@ fn endpoints_have_their_content_types() {
         let head = server
             .raw(&format!("HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
             .map(|response| (response.status, response.body.len()));
-        // The length of the body that is not sent may be announced.
+        // The head may have the length of the body that is not sent.
         if let Ok(head) = head {
             assert_eq!(head, (200, 0), "HEAD {path}");
         }
@@ -79,7 +79,7 @@ fn endpoints_have_their_content_types() {
     eventually(PATIENCE, || (server.get("/-/ready", &[]).status == 200).then_some(()));
 }
 
-/// A browser is answered with pages, everyone else with text.
+/// A browser gets pages, every other client text.
 #[test]
 fn runbooks_are_served_and_what_is_nowhere_says_where_to_go() {
     let ns = Netns::new();
@@ -180,7 +180,7 @@ fn collectors_are_chosen_by_query() {
     assert!(!without.contains("natwatch_conntrack_entries") && without.contains("natwatch_kernel_info"));
     let both: BTreeSet<String> = without.union(&conntrack).cloned().collect();
     assert_eq!(both, all);
-    // What is printed does not change what is judged.
+    // Selecting output does not change verdicts.
     let only = Exposition::parse(&server.ok("/metrics?collect[]=verdict"));
     assert_eq!(only.find("natwatch_exposure", &[("advisory", "conntrack-table-full")]), Some(0.0));
     for query in ["collect[]=nonsense", "exclude[]=nonsense", "collect[]=links", "collect[]=kernel&exclude[]=netstat"] {
@@ -234,7 +234,7 @@ fn a_port_alone_means_both_families() {
     for address in [server.address(), six] {
         assert_eq!(http::get(&ns, address, "/metrics", &[]).status, 200, "{address}");
     }
-    // Taken by one family only: the other must not be served in silence as if nothing were wrong.
+    // Taken in one family only: the other must not be served silently.
     let held = ns.enter(|| TcpListener::bind(("127.0.0.1", 19_003))).expect("a listener");
     let mut other = Daemon::start({
         let mut command = ns.command(NATWATCH);
@@ -257,7 +257,7 @@ fn a_machine_without_ipv6_is_served_over_ipv4() {
     assert!(server.ok("/metrics").contains("natwatch_build_info"));
 }
 
-/// The scraper's timeout is kept: what was answered is there, the rest failed.
+/// The scraper's timeout is kept: what was read is there, the rest failed.
 fn check_in_time(server: &Server<'_>) -> Exposition {
     for _ in 0..2 {
         let start = Instant::now();
@@ -282,7 +282,7 @@ fn a_root_file_system_that_hangs_costs_what_needs_it() {
     assert_eq!(metrics.find("natwatch_scrape_collector_success", &[("collector", "conntrack")]), Some(1.0));
     assert!(metrics.find("natwatch_conntrack_entries", &[]).is_some());
     assert_eq!(metrics.find("natwatch_exposure", &[("advisory", "conntrack-table-full")]), Some(0.0));
-    // It is not ready, and says why, once in the log; a restart would mend nothing, so it is healthy.
+    // It is not ready, and logs the reason once; as a restart would not help, it is healthy.
     let stuck = eventually(PATIENCE, || {
         let answer = server.get("/-/ready", &[]);
         assert_eq!(answer.status, 503);
@@ -320,7 +320,7 @@ fn a_sysfs_that_hangs_is_answered_in_time() {
     assert_eq!(server.daemon.wait(PATIENCE).code(), Some(0));
 }
 
-/// `check` gives up after its 20 s and reports what there is.
+/// `check` stops after its 20 s and reports what was read.
 #[test]
 fn check_does_not_wait_for_ever() {
     let ns = Netns::new();
@@ -345,7 +345,7 @@ fn check_does_not_wait_for_ever_for_procfs() {
     assert_eq!(check.wait(Duration::from_secs(60)).code(), Some(3), "{}", check.stderr());
 }
 
-/// One request more than allowed is refused at once; probes are not counted; the place is free again afterwards.
+/// One request more than allowed is refused at once; probes are not counted; the place is free afterwards.
 #[test]
 fn too_many_requests_are_refused() {
     let ns = Netns::new();
@@ -368,7 +368,7 @@ fn too_many_requests_are_refused() {
     });
     assert!(refused.text().contains("--web.max-requests"), "{}", refused.text());
     assert_eq!(server.get("/-/healthy", &[]).status, 200);
-    // In flight while natwatch is told to stop: it is finished.
+    // In flight when natwatch is stopped: it is finished.
     server.daemon.signal(Signal::TERM);
     let answer = read_all(&mut first);
     assert_eq!(answer.status, 200);
@@ -394,7 +394,7 @@ fn slow_clients_block_nobody() {
         stream.write_all(b"ow: 1\r\nConnection: close\r\n\r\n").expect("sent");
         assert_eq!(read_all(&mut stream).status, 200, "a slow request is a request");
     }
-    // Nor do they, or idle ones, keep it from stopping.
+    // Neither they nor idle ones keep it from stopping.
     let idle = server.open("GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n");
     let half = server.open("GET /metrics HTTP/1.1\r\nHo");
     server.daemon.signal(Signal::TERM);
@@ -424,7 +424,7 @@ fn malformed_requests_are_refused_and_harm_nothing() {
     for request in &requests {
         match server.raw(request) {
             Ok(response) => assert!((400..500).contains(&response.status), "{:?}", &request[..20.min(request.len())]),
-            // Closed without a word, or while the request was still being sent.
+            // Closed without a response, or while the request was still being sent.
             Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "{:?}", &request[..20.min(request.len())]),
         }
         assert_eq!(server.get("/-/healthy", &[]).status, 200);
@@ -513,7 +513,7 @@ fn logfmt(line: &str) -> Option<Vec<(String, String)>> {
     Some(pairs)
 }
 
-/// Balanced HTML, no script, nothing from elsewhere, whatever host and devices are called.
+/// Balanced HTML, no script, nothing from other hosts, whatever the names of host and devices.
 #[test]
 fn the_page_is_html_and_escapes_what_it_shows() {
     let checker = r#"
@@ -756,7 +756,7 @@ fn the_json_report_has_the_shape_of_the_contract() {
     assert_eq!(still(checked), still(report));
 }
 
-/// Without what moves by itself.
+/// The document without what changes by itself.
 fn still(mut report: Value) -> Value {
     report["node"]["captured_at"].take();
     report["conntrack"]["counters"].take();
@@ -771,7 +771,7 @@ fn still(mut report: Value) -> Value {
     for advisory in report["advisories"].as_array_mut().expect("a list") {
         advisory["evidence"].take();
         advisory["summary"].take();
-        // The table may be empty in one look and not in the other.
+        // The table may be empty in one reading and not in the other.
         let moves = LEVELS.iter().any(|id| advisory["id"] == *id);
         if moves {
             advisory["state"].take();
@@ -786,7 +786,7 @@ fn still(mut report: Value) -> Value {
     report
 }
 
-/// On a terminal it says where to look.
+/// On a terminal it prints its URL.
 #[test]
 fn a_terminal_is_told_the_address() {
     let ns = Netns::new();

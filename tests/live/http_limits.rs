@@ -19,7 +19,8 @@ use crate::support::sockets::allow_open_files;
 use crate::support::tools::require;
 use crate::support::wait::{PATIENCE, eventually};
 
-/// Rules whose report has about a megabyte, which is more than the kernel holds for a client that does not read.
+/// Number of rules for a report of about a megabyte, which is more than the kernel buffers for a client that does not
+/// read.
 const RULES: usize = 3000;
 
 fn load_rules(ns: &Netns) {
@@ -46,7 +47,7 @@ fn status_line(stream: &mut TcpStream) -> String {
     String::from_utf8(line).expect("UTF-8")
 }
 
-/// A pipe that is full, as stderr of a service whose log collector hangs.
+/// A full pipe as stderr, as of a service whose log collector hangs.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let ns = Netns::new();
@@ -61,7 +62,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     let get = |path: &str| ns.enter(|| http::try_get((LOCAL, port).into(), path, &[]));
     eventually(PATIENCE, || get("/-/ready").ok().filter(|answer| answer.status == 200));
     let pid = rustix::process::Pid::from_child(&child);
-    // Each of these writes a line, until no more of them may wait.
+    // Each of these logs a line, until the limit of waiting lines is reached.
     eventually(PATIENCE, || {
         for _ in 0..20 {
             rustix::process::kill_process(pid, Signal::HUP).expect("a signal");
@@ -101,7 +102,7 @@ fn idle_connections_give_way_to_a_scrape_and_a_probe() {
     });
     assert!(open(&metrics).is_some_and(|open| open <= 513.0), "{:?}", open(&metrics));
     assert_eq!(server.get("/-/healthy", &[]).status, 200);
-    // One peer has 64, whatever there is room for: the first of his have given way.
+    // One peer may have 64, whatever the limit is: its first ones have been closed.
     let of_one: Vec<TcpStream> = (0..70).map(|_| server.open_from(from(1), "")).collect();
     let closed = |streams: &[TcpStream]| streams.iter().filter(|stream| is_closed(stream)).count();
     eventually(PATIENCE, || Some(closed(&of_one[..6])).filter(|closed| *closed == 6));
@@ -126,7 +127,7 @@ fn peak(server: &Server<'_>) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Each has a look of its own; what they are sent is held for few of them.
+/// Each request has a reading of its own; responses are held for few of them.
 #[test]
 fn reports_that_nobody_reads_do_not_fill_the_memory() {
     let ns = Netns::new();
@@ -135,7 +136,7 @@ fn reports_that_nobody_reads_do_not_fill_the_memory() {
     let length = server.ok("/report.json").len() as u64;
     assert!(length > 700_000, "{length}");
     let request = "GET /report.json HTTP/1.1\r\nHost: x\r\n\r\n";
-    // Beyond eight reports that nobody reads, of as many readings, others are refused: on a machine that is busy.
+    // Beyond eight unread reports from as many readings, which need a busy machine, others are refused.
     let mut held = Vec::new();
     let mut ask = |count: usize| {
         let statuses = (0..count).map(|_| {
@@ -176,7 +177,7 @@ fn a_request_keeps_its_place_until_its_last_byte_is_sent() {
     eventually(PATIENCE, || Some(server.get("/metrics", &[]).status).filter(|status| *status == 200));
 }
 
-/// All of it takes half a minute, side by side.
+/// All of it takes half a minute, in parallel.
 #[test]
 fn who_is_silent_in_a_request_is_disconnected_and_who_is_idle_is_not() {
     let ns = Netns::new();
@@ -194,10 +195,10 @@ fn who_is_silent_in_a_request_is_disconnected_and_who_is_idle_is_not() {
         let mut rest = Vec::new();
         half.read_to_end(&mut rest).expect("it is disconnected");
     }
-    // What the kernel had taken of the answer is there, and no more.
+    // Only what the kernel had buffered of the response is there.
     let ended = eventually(Duration::from_secs(120), || {
         let metrics = Exposition::parse(server.get("/metrics", &[]).text());
-        // The idle one, the silent one, and the one that asks.
+        // The idle one, the silent one, and the one that sends this request.
         metrics.find("natwatch_http_connections", &[]).filter(|open| *open == 3.0)
     });
     assert_eq!(ended, 3.0);
@@ -240,12 +241,12 @@ fn with_descriptors(ns: &Netns, limit: u32) -> Server<'_> {
     server
 }
 
-/// Connections take none of the descriptors that a reading needs.
+/// Connections do not take descriptors that a reading needs.
 #[test]
 fn with_few_descriptors_there_are_fewer_connections() {
     let ns = Netns::new();
     let server = with_descriptors(&ns, 64);
-    // One that gives way is closed by the thread that serves: an answer shows that it has had its turn.
+    // A connection to be closed is closed by the serving thread: a response shows that it has run.
     let idle: Vec<TcpStream> = (0..50)
         .map(|_| {
             let idle = server.open("");
@@ -262,13 +263,13 @@ fn with_few_descriptors_there_are_fewer_connections() {
     drop(idle);
 }
 
-/// Descriptors run out: it is said once, and idle connections are closed.
+/// Descriptors run out: logged once, and idle connections are closed.
 #[test]
 fn without_descriptors_idle_connections_are_closed() {
     let ns = Netns::new();
     let server = with_descriptors(&ns, 64);
     let used = fs::read_dir(format!("/proc/{}/fd", server.daemon.pid())).expect("descriptors").count();
-    // Room for two more.
+    // Two more descriptors than in use.
     let limit = format!("--nofile={}", used + 2);
     let set = ns.exec(&["prlimit", &format!("--pid={}", server.daemon.pid()), &limit]);
     assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
@@ -282,7 +283,7 @@ fn without_descriptors_idle_connections_are_closed() {
     assert_eq!(log.matches("cannot accept connections").count(), 1, "{log}");
 }
 
-/// A file system that never answers keeps each reading from its end, so that everyone is answered from a part of it.
+/// A file system that never responds blocks each reading, so that every client gets the part that was read.
 #[test]
 fn who_cannot_wait_shares_what_there_is() {
     let ns = Netns::new();
@@ -300,7 +301,7 @@ fn who_cannot_wait_shares_what_there_is() {
     assert!(growth < 30 << 20, "{growth} bytes for 60 who could not wait");
 }
 
-/// What `nc -N` does: the client has said all that it will say.
+/// As `nc -N` does: the client has shut down its sending side.
 #[test]
 fn who_has_closed_his_half_is_answered() {
     let ns = Netns::new();
@@ -312,7 +313,7 @@ fn who_has_closed_his_half_is_answered() {
     assert!(answer.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&answer));
 }
 
-/// The first process of a container hears SIGTERM from its first line on.
+/// The first process of a container handles SIGTERM from its start on.
 #[test]
 fn a_signal_at_the_start_is_not_lost() {
     let ns = Netns::new();
@@ -320,7 +321,7 @@ fn a_signal_at_the_start_is_not_lost() {
         let mut command = ns.command("unshare");
         command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"]);
         let wait = format!("exec {NATWATCH} --probe --web.listen-address 127.0.0.1:{}", free_port());
-        // The first process of the namespace, and one beside it that ends it.
+        // The first process of the namespace, and another one that ends it.
         command.arg(format!("(sleep 0.{milliseconds:03}; kill -TERM 1) & {wait}"));
         let mut daemon = crate::support::process::Daemon::start(command);
         let status = daemon.wait(PATIENCE);

@@ -23,7 +23,7 @@ fn masquerade(backend: Backend, ports: Ports) -> Router {
     Router::with(NatRule::masquerade(backend, ports))
 }
 
-/// The procfs file must tell the same as netlink; it is what natwatch reads first.
+/// The procfs file, which natwatch reads first, must agree with netlink.
 fn assert_procfs_agrees(lab: &Router, stats: &CtStats) {
     let procfs = proc_conntrack_stats(&lab.router);
     let names = [

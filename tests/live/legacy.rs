@@ -71,7 +71,7 @@ fn each_shape_is_reported_as_listed() {
     }
 }
 
-/// All of them on one node, and both backends at once.
+/// All of them on one node, in both backends at once.
 #[test]
 fn shapes_of_both_backends_on_one_node_keep_apart() {
     let ns = Netns::new();
@@ -88,7 +88,7 @@ fn shapes_of_both_backends_on_one_node_keep_apart() {
     assert!(of("legacy") > 20 && of("iptables_nft") > 20, "{}", report.json);
 }
 
-/// Rule sets that nobody thought of.
+/// Random rule sets.
 #[test]
 fn random_rule_sets_are_reported_as_listed() {
     let found = random_rule_sets(["iptables-legacy-restore", "ip6tables-legacy-restore"]);
@@ -101,7 +101,7 @@ fn names(ns: &Netns) -> [String; 2] {
     NAMES.map(|name| ns.proc_net(name))
 }
 
-/// No table is made by looking: neither where there is none nor beside those that are there.
+/// Reading creates no table: neither where there is none nor beside existing ones.
 #[test]
 fn looking_makes_no_table() {
     let fresh = Netns::new();
@@ -125,11 +125,11 @@ fn looking_makes_no_table() {
     }
 }
 
-/// Two tables of equal size take turns. Each answer is one of them, never the chains of one with the rules of the other.
+/// Two tables of equal size alternate. Each result is one of them, never the chains of one with the rules of the other.
 #[test]
 fn a_table_that_is_replaced_meanwhile_is_never_mixed() {
     let ns = Netns::new();
-    // Equal in size and number, with chains and positions elsewhere.
+    // Equal in size and number, with chains at other positions.
     let table = |first: &str, second: &str| {
         let chain = |name: &str, rules: &str| (0..40).map(|_| format!("-A {name} {rules}\n")).collect::<String>();
         let rule = |port: u16| format!("-s 10.0.0.0/8 -p udp -j MASQUERADE --to-ports {port}");
@@ -171,7 +171,7 @@ fn a_table_that_is_replaced_meanwhile_is_never_mixed() {
     assert_eq!(seen.keys().map(|(chain, ports)| (&**chain, &**ports)).collect::<Vec<_>>(), both, "{seen:?}");
 }
 
-/// 50,000 rules of Services, of which one translates sources.
+/// 50,000 rules of Services, one of which translates sources.
 #[test]
 fn a_large_table_is_reported_as_listed() {
     let ns = Netns::new();
@@ -184,7 +184,7 @@ fn a_large_table_is_reported_as_listed() {
     assert_eq!(rules(&report).len(), 1, "{}", report.json);
 }
 
-/// CAP_NET_ADMIN reads tables, and uid 0 the list of them; without one of these there is no list of rules, not an empty one.
+/// CAP_NET_ADMIN reads tables, and uid 0 the list of tables; without either the rules are unknown, not empty.
 #[test]
 fn without_privilege_there_is_no_list() {
     let ns = Netns::new();
@@ -216,7 +216,7 @@ fn without_privilege_there_is_no_list() {
     }
 }
 
-/// A capture is replayed to the same rules; so is a redacted one, which names no address and no secret.
+/// A capture is replayed to the same rules; so is a redacted one, which contains no address and no secret.
 #[test]
 fn a_capture_has_the_same_rules() {
     for path in shapes() {
@@ -239,7 +239,7 @@ fn a_capture_has_the_same_rules() {
     }
 }
 
-/// What served metrics say about rules that count.
+/// What served metrics say about rules with counters.
 #[test]
 fn counters_are_those_of_the_tables() {
     let ns = Netns::new();
@@ -255,10 +255,10 @@ fn counters_are_those_of_the_tables() {
 const IPT_SO_GET_INFO: i32 = 64;
 const IPT_SO_GET_ENTRIES: i32 = 65;
 
-/// An exporter sees at once what changes a table, and asks for the entries of a large one only then.
+/// An exporter notices every change of a table at once, and requests the entries of a large one only then.
 #[test]
 fn a_large_table_is_read_again_when_it_has_changed_and_a_small_one_each_time() {
-    // The description of each table is asked for before and after its entries, and for a large one in each look.
+    // The info of each table is requested before and after its entries, and at each reading for a large one.
     let (infos, entries) = asked_while_served(1);
     assert!(entries >= 15 && infos >= entries, "{infos} and {entries}");
     // 168 bytes each: more than 1 MiB.
@@ -266,11 +266,11 @@ fn a_large_table_is_read_again_when_it_has_changed_and_a_small_one_each_time() {
     let (infos, entries) = asked_while_served(7000);
     let in_time = start.elapsed() < Duration::from_secs(20);
     assert!(infos >= 15, "{infos} and {entries}");
-    // One look at the start and three changes; a machine that takes longer reads again after 30 s.
+    // One reading at the start and three changes; a slow machine reads once more after 30 s.
     assert!(!in_time || entries <= 4, "{infos} and {entries}");
 }
 
-/// How often the table nat is asked for its description, and for its entries, over fifteen scrapes and three changes.
+/// Number of requests for the info and for the entries of table nat, over fifteen scrapes and three changes.
 fn asked_while_served(rules: u64) -> (usize, usize) {
     let ns = Netns::new();
     let text = "-A POSTROUTING -o eth9 -j MASQUERADE\n".repeat(usize::try_from(rules).expect("few"));

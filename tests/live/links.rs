@@ -46,7 +46,7 @@ fn is_up(link: &Value) -> bool {
     link["flags"].as_array().expect("flags").iter().any(|flag| flag == "UP")
 }
 
-/// What `ip` says about a VXLAN device, in natwatch's words.
+/// The properties of a VXLAN device that `ip` shows, in natwatch's words.
 fn expected_tunnel(ns: &Netns, name: &str, link: &Value) -> BTreeMap<&'static str, Value> {
     let data = &link["linkinfo"]["info_data"];
     let external = data["external"] == true;
@@ -74,7 +74,7 @@ fn expected_tunnel(ns: &Netns, name: &str, link: &Value) -> BTreeMap<&'static st
     ])
 }
 
-/// Addresses that outer packets go to: the device's remote and those of its forwarding database.
+/// Destinations of outer packets: the device's remote and those of its forwarding database.
 fn remotes(ns: &Netns, name: &str, data: &Value) -> BTreeSet<IpAddr> {
     let entries: Value = serde_json::from_str(&ns.run(&["bridge", "-j", "fdb", "show", "dev", name])).expect("JSON");
     let listed = entries.as_array().expect("a list").iter().map(|entry| entry["dst"].clone());
@@ -101,7 +101,7 @@ fn routed_by(ns: &Netns, link: &Value, remotes: &BTreeSet<IpAddr>) -> BTreeSet<S
     devices
 }
 
-/// Everything natwatch says about tunnels equals what `ip` and `ethtool` say; returns the underlays.
+/// Asserts that natwatch's tunnels equal what `ip` and `ethtool` show; returns the underlays.
 #[track_caller]
 fn assert_tunnels(ns: &Netns) -> BTreeMap<String, Option<BTreeSet<String>>> {
     let (report, metrics) = (check_here(ns, &[]), metrics_here(ns, &[]));
@@ -129,7 +129,7 @@ fn assert_tunnels(ns: &Netns) -> BTreeMap<String, Option<BTreeSet<String>>> {
     underlays
 }
 
-/// The one series of the tunnel has the labels that the document has.
+/// Asserts that the tunnel's only series has the labels of the document.
 #[track_caller]
 fn assert_info(metrics: &Exposition, tunnel: &Value) {
     let text = |key: &str| match &tunnel[key] {
@@ -143,7 +143,7 @@ fn assert_info(metrics: &Exposition, tunnel: &Value) {
     assert_eq!(metrics.get("natwatch_tunnel_info", &labels), Some(1.0), "{labels:?} in {series:?}");
 }
 
-/// The feature series are those of exactly these devices, and equal `ethtool -k`.
+/// Asserts that the feature series are those of exactly these devices, and equal `ethtool -k`.
 #[track_caller]
 fn assert_features(ns: &Netns, devices: &[&str]) {
     let metrics = metrics_here(ns, &[]);
@@ -165,7 +165,7 @@ fn assert_features(ns: &Netns, devices: &[&str]) {
     assert_eq!(metrics.get("natwatch_series_omitted", &[]), Some(0.0));
 }
 
-/// Every shape of VXLAN device that `ip` can make, at once in one namespace.
+/// Every kind of VXLAN device that `ip` can make, all in one namespace.
 #[test]
 fn tunnels_of_all_shapes_are_described_as_ip_describes_them() {
     let ns = Netns::new();
@@ -239,7 +239,7 @@ fn optional_kinds_are_described_where_the_kernel_has_them() {
     }
 }
 
-/// Two nodes with a working tunnel, each shape: the underlay is the device that really carries it.
+/// Two nodes with a working tunnel of each kind: the underlay is the device that really carries it.
 #[test]
 fn working_tunnels_name_the_device_that_carries_them() {
     let shapes = [
@@ -264,7 +264,7 @@ fn working_tunnels_name_the_device_that_carries_them() {
     }
 }
 
-/// A rule by destination leads to another table and another device; the plain table would name the wrong one.
+/// A rule by destination leads to another table and another device; the main table would yield the wrong one.
 #[test]
 fn policy_routing_decides_the_underlay() {
     for (family, addresses, remote, prefix) in [
@@ -286,12 +286,12 @@ fn policy_routing_decides_the_underlay() {
             ],
         );
         assert_eq!(assert_tunnels(&ns)["lone"], Some(BTreeSet::from(["eth1".to_owned()])), "{family}");
-        // One remote meets the rule, the other one does not: both devices carry the tunnel.
+        // One remote matches the rule, the other does not: both devices carry the tunnel.
         let other = if family == "-4" { "198.18.0.9" } else { "fd00:98::9" };
         ns.cmd(&format!("bridge fdb append 00:00:00:00:00:00 dev lone dst {other}"));
         let both = BTreeSet::from(["eth0".to_owned(), "eth1".to_owned()]);
         assert_eq!(assert_tunnels(&ns)["lone"], Some(both), "{family}");
-        // A rule by protocol and port catches the tunnel's packets and no others.
+        // A rule by protocol and port matches the tunnel's packets and no others.
         ns.cmd(&format!("ip {family} route add default dev lone table 78"));
         let second = if family == "-4" { "10.9.9.1/24" } else { "fd00:3::1/64" };
         nic(&ns, "eth2", second);
@@ -306,7 +306,7 @@ fn policy_routing_decides_the_underlay() {
     }
 }
 
-/// Rules that see only some of the tunnel's packets: by an entry's own port, or by the source port of a flow.
+/// Rules that match only some of the tunnel's packets: by an entry's own port, or by a flow's source port.
 #[test]
 fn rules_by_port_never_make_half_an_answer() {
     let both = BTreeSet::from(["eth0".to_owned(), "eth1".to_owned()]);
@@ -331,7 +331,7 @@ fn rules_by_port_never_make_half_an_answer() {
     }
 }
 
-/// Two remotes behind two devices, and forty more behind either.
+/// Two remotes behind two devices, and forty more behind either of them.
 #[test]
 fn remotes_over_two_devices_name_both() {
     let ns = Netns::new();
@@ -346,14 +346,14 @@ fn remotes_over_two_devices_name_both() {
     let both = BTreeSet::from(["eth0".to_owned(), "eth1".to_owned()]);
     assert_eq!(assert_tunnels(&ns)["two"], Some(both));
     assert_features(&ns, &["two", "eth0", "eth1"]);
-    // The entry itself can insist on a device.
+    // An entry can name a device itself.
     nic(&ns, "eth2", "10.9.9.1/24");
     ns.cmd("bridge fdb append 02:00:00:00:00:99 dev two dst 10.9.9.2 via eth2");
     let all = ["eth0", "eth1", "eth2"].map(str::to_owned).into();
     assert_eq!(check_here(&ns, &[]).underlay("two"), Some(all));
 }
 
-/// With two equal next hops either device carries some of the packets; a look-up of one packet names only one.
+/// With two equal next hops either device carries some packets; a route lookup names only one of them.
 #[test]
 fn a_multipath_route_names_every_device_it_uses() {
     for (family, nets, remote) in [
@@ -369,12 +369,12 @@ fn a_multipath_route_names_every_device_it_uses() {
         ns.up("multi");
         let both = BTreeSet::from(["eth0".to_owned(), "eth1".to_owned()]);
         let underlay = check_here(&ns, &[]).underlay("multi");
-        // Not knowing is allowed, half the truth is not.
+        // It may be unknown, but not incomplete.
         assert!(underlay.is_none() || underlay == Some(both), "{family}: {underlay:?}");
     }
 }
 
-/// The same with next-hop objects, which a route names by number.
+/// The same with next-hop objects, which a route refers to by number.
 #[test]
 fn a_route_by_next_hop_objects_names_every_device_it_uses() {
     for compatible in [1, 0] {
@@ -408,7 +408,7 @@ fn a_route_by_next_hop_objects_names_every_device_it_uses() {
     }
 }
 
-/// Where no route leads to the remote, nothing carries the tunnel; the loopback device does not.
+/// Without a route to the remote, nothing carries the tunnel; the loopback device does not.
 #[test]
 fn a_remote_without_a_route_has_no_underlay() {
     let routes = ["", "unreachable", "blackhole", "prohibit"];
@@ -445,7 +445,7 @@ fn a_tunnel_that_sends_elsewhere_has_no_underlay_here() {
     assert_eq!(check_here(&home, &[]).tunnels(), Some(BTreeMap::new()), "it is not there any more");
 }
 
-/// Every combination that ethtool lets one set shows at once, on tunnel, bridge and port.
+/// Every combination that ethtool can set, on tunnel, bridge and port.
 #[test]
 fn offload_features_are_what_ethtool_prints() {
     let ns = Netns::new();
@@ -475,7 +475,7 @@ fn offload_features_are_what_ethtool_prints() {
             }
         }
     }
-    // Wanted and not to be had: segmentation needs the checksum.
+    // Requested but not possible: segmentation needs the checksum.
     for device in ["port0", "port1", "tun"] {
         offload(&ns, device, "tx", false);
         assert_features(&ns, &devices);
@@ -483,7 +483,7 @@ fn offload_features_are_what_ethtool_prints() {
     assert_eq!(check_here(&ns, &[]).tunnels().expect("tunnels")["tun"]["tx_checksum_offload"], "off");
 }
 
-/// A macvlan has features that nobody may change, as its lower device has them.
+/// A macvlan has fixed features, which are those of its lower device.
 #[test]
 fn fixed_features_are_shown_as_ethtool_prints_them() {
     let ns = Netns::new();
@@ -510,7 +510,7 @@ fn fixed_features_are_shown_as_ethtool_prints_them() {
     assert_features(&ns, &["tun", "lo"]);
 }
 
-/// More than eight devices, or more than the flag says, are cut, and the cut is counted.
+/// Devices beyond eight, or beyond the flag's value, have no series, and are counted.
 #[test]
 fn no_more_devices_than_asked_for_have_series() {
     let ns = Netns::new();
@@ -569,7 +569,7 @@ fn a_crowded_node_stays_within_the_budget_of_series() {
     assert!(scraped.len() <= 500, "{} series with process_*", scraped.len());
 }
 
-/// Devices come and go while natwatch looks: every answer is right, or a failed source says that it is not known.
+/// Devices appear and disappear during the reading: every result is right, or a failed source makes it unknown.
 #[test]
 fn devices_that_come_and_go_never_make_a_wrong_answer() {
     let ns = Netns::new();
@@ -610,7 +610,7 @@ fn devices_that_come_and_go_never_make_a_wrong_answer() {
     assert_eq!(assert_tunnels(&ns).keys().collect::<Vec<_>>(), ["stable"]);
 }
 
-/// Ends the churn also when the test fails.
+/// Stops the changes also when the test fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -619,7 +619,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// What is said about either tunnel is true, or null with a failed source; returns which tunnels were seen.
+/// Asserts that each tunnel's properties are right, or null with a failed source; returns the number of tunnels seen.
 fn assert_whole(report: &Report) -> usize {
     let failed = |source: &str| report.source(source).is_none_or(|(state, _)| state == "failed");
     let Some(tunnels) = report.tunnels() else {
@@ -643,12 +643,12 @@ fn assert_whole(report: &Report) -> usize {
     tunnels.len() - 1
 }
 
-/// Names as long and as odd as the kernel takes them, alive and in a replayed capture.
+/// Names as long and as odd as the kernel accepts, live and in a replayed capture.
 #[test]
 fn odd_device_names_are_told_apart_and_printed_safely() {
     let ns = Netns::new();
     nic(&ns, "eth0", "192.0.2.1/24");
-    // As they are, and as natwatch writes them.
+    // As they are, and as natwatch prints them.
     let names = [
         ("fifteen-bytes-x", "fifteen-bytes-x"),
         ("eth0.failed", "eth0.failed"),
@@ -716,7 +716,7 @@ fn assert_netstat(ns: &Netns) -> [u64; 4] {
     })
 }
 
-/// Old kube-proxy rules break the tunnel's checksums: the far node counts them, the near one sends SYNs again.
+/// Old kube-proxy rules break the tunnel's checksums: the far node counts them, the near one retransmits SYNs.
 #[test]
 fn checksum_errors_of_a_broken_tunnel_are_counted_as_nstat_counts_them() {
     let pair = VxlanPair::behind_old_kube_proxy(true);
@@ -736,7 +736,7 @@ fn send_raw(ns: &Netns, target: IpAddr, protocol: rustix::net::Protocol, payload
     });
 }
 
-/// Packets with wrong checksums of three protocols, a different number of each, so that none can pass for another.
+/// Packets with wrong checksums of three protocols, in different numbers, so that they cannot be mistaken.
 #[test]
 fn checksum_errors_of_each_protocol_have_their_own_counter() {
     let ns = Netns::new();
@@ -759,7 +759,7 @@ fn checksum_errors_of_each_protocol_have_their_own_counter() {
     }
     for socket in [&bound.0, &bound.1] {
         socket.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
-        // UDP checksums are verified when somebody reads at the latest.
+        // UDP checksums are verified at the latest when the socket is read.
         assert!(socket.recv(&mut [0; 16]).is_err(), "a wrong checksum passed");
     }
     eventually(PATIENCE, || {

@@ -26,7 +26,7 @@ use crate::support::rules::load;
 use crate::support::server::Server;
 use crate::support::wait::{PATIENCE, eventually};
 
-/// Counts what each thread allocates.
+/// Counts each thread's allocations.
 struct CountingAllocator;
 
 thread_local! {
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Counts what is asked.
+/// Counts requests.
 struct Counting {
     live: Live,
     asked: BTreeMap<String, usize>,
@@ -70,7 +70,7 @@ impl Ask for Counting {
     }
 }
 
-/// A node as `serve` reads it, on one thread.
+/// A node read as by `serve`, on one thread.
 struct Remembering {
     ask: Counting,
     known: Known,
@@ -81,7 +81,7 @@ fn live() -> Live {
     Live::new(paths, Arc::new(Progress::new(PATIENCE)))
 }
 
-/// What changes: links, and rules.
+/// Collectors of what changes: links and rules.
 fn watched() -> Collectors {
     Collectors::from([Collector::Links, Collector::Nat])
 }
@@ -96,7 +96,7 @@ fn judged(facts: &Facts, derived: &mut Derived) -> Report {
     judge::judge_again(Catalogue::built_in(), facts, &options, &AtomicBool::new(false), derived)
 }
 
-/// Everything that these collectors find.
+/// All facts of these collectors.
 fn told(facts: &Facts) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.links, facts.addresses, facts.rules);
@@ -113,7 +113,7 @@ impl Remembering {
         Self { ask: Counting { live: live().watching(), asked: BTreeMap::new() }, known: Known::default() }
     }
 
-    /// One reading; links are read again and compared if `verify`.
+    /// One reading; links are read once more and compared if `verify`.
     fn read(&mut self, collectors: &Collectors, verify: bool) -> Parts {
         self.ask.live.begin(Arc::new(Progress::new(PATIENCE)));
         self.ask.asked.clear();
@@ -136,7 +136,7 @@ fn first_difference(one: &str, other: &str) -> String {
     format!("{differs:?}, {} and {} lines", one.lines().count(), other.lines().count())
 }
 
-/// A change of the node, as a line for a shell. Many are refused: that changes nothing.
+/// A change of the node, as a shell command. Many fail, and change nothing.
 fn change(dice: &mut Dice) -> String {
     let n = dice.below(3);
     let device = dice.of(&["d0", "d1", "d2", "p0", "br0", "vx0", "vx1", "vl0"]).to_owned();
@@ -208,7 +208,7 @@ fn change(dice: &mut Dice) -> String {
     }
 }
 
-/// How many changes are made; each is followed by three readings.
+/// Number of changes; each is followed by three readings.
 const CHANGES: u64 = 1000;
 
 #[test]
@@ -231,7 +231,7 @@ fn after_random_changes_a_reading_finds_what_one_finds_that_remembers_nothing() 
                 continue;
             }
             done += 1;
-            // The kernel may go on for a moment (carriers, addresses), and only then notify of it.
+            // The kernel may continue (carriers, addresses) for a moment, and notify only then.
             let deadline = Instant::now() + PATIENCE;
             loop {
                 let remembered = facts(node.read(&watched(), false));
@@ -254,13 +254,13 @@ fn after_random_changes_a_reading_finds_what_one_finds_that_remembers_nothing() 
             assert!(unnotified.is_empty(), "seed {SEED}, change {done}, {line}: {unnotified:?}");
         }
         println!("{tried} changes tried, {done} made; {took_over} readings took links over, {verdicts} other reports");
-        // Rules, sets and sysctls leave links as they are.
+        // Rules, sets and sysctls do not change links.
         assert!(took_over > CHANGES / 20, "{took_over} readings took links over");
         assert!(verdicts > CHANGES / 20, "{verdicts} reports were not as before");
     });
 }
 
-/// A reading in which nothing has changed allocates next to nothing, however large the rule set is.
+/// A reading without a change allocates next to nothing, however large the rule set is.
 #[test]
 fn an_unchanged_reading_allocates_little() {
     /// Files, counters, features of two devices, the counters of a chain; 900 of them when this was written.
@@ -273,7 +273,7 @@ fn an_unchanged_reading_allocates_little() {
     load(&ns, &["iptables-nft-restore", "-w"], &services(2000));
     ns.enter(|| {
         let mut node = Remembering::new();
-        // The kernel goes on for a moment after devices are up (carriers, addresses).
+        // The kernel continues for a moment after devices are up (carriers, addresses).
         eventually(PATIENCE, || {
             let before = ALLOCATIONS.with(Cell::get);
             node.read(&Collector::ALL.iter().copied().collect(), false);
@@ -284,7 +284,7 @@ fn an_unchanged_reading_allocates_little() {
     });
 }
 
-/// A device that a tunnel runs over, the tunnel, and rules: by name and index the same each time, and else nothing.
+/// An underlay device, a tunnel, and rules: made with the same names and indices, but other properties.
 const MADE: [&str; 3] = [
     "ip link add d0 index 100 type veth peer name p0 index 101; ip addr add 192.0.2.1/24 dev d0
      ip link set d0 up; ip link set p0 up
@@ -304,8 +304,8 @@ const MADE: [&str; 3] = [
 const REMOVED: &str =
     "ip link del vx0; ip link del d0; nft delete table ip t 2>/dev/null || iptables-legacy -w -t nat -F";
 
-/// One running natwatch tells of a node whose devices and rules were removed and made again what one tells that has just begun,
-/// also of the node in between.
+/// After devices and rules were removed and made again, a running natwatch reports the same as a new one, and so it
+/// does in between.
 #[test]
 fn what_is_removed_and_made_again_between_two_scrapes_is_reported_as_by_a_new_process() {
     let ns = Netns::new();
@@ -315,10 +315,10 @@ fn what_is_removed_and_made_again_between_two_scrapes_is_reported_as_by_a_new_pr
         // The times, and what the scrapes themselves count.
         report["node"]["captured_at"].take();
         report["conntrack"].take();
-        // Entries are read every 30 s at most, and what is said of them has its age.
+        // Entries are read every 30 s at most, and reported with their age.
         report["flows"].take();
         report["sources"].as_array_mut().expect("a list").retain(|source| source["name"] != "ctnetlink_entries");
-        // How full tables are changes from look to look.
+        // The fill levels of tables change from reading to reading.
         let advisories = report["advisories"].as_array_mut().expect("advisories");
         advisories.retain(|advisory| LEVELS.iter().all(|id| advisory["id"] != *id));
         advisories.iter_mut().for_each(|advisory| drop(advisory["evidence"].take()));
@@ -330,7 +330,7 @@ fn what_is_removed_and_made_again_between_two_scrapes_is_reported_as_by_a_new_pr
     for made in MADE {
         for script in [made, REMOVED] {
             ns.run(&["sh", "-ec", script]);
-            // The kernel goes on for a moment after devices are up (carriers, addresses).
+            // The kernel continues for a moment after devices are up (carriers, addresses).
             let now = eventually(PATIENCE, || {
                 let (served, fresh) = (report(), fresh());
                 let difference = || first_difference(&format!("{served:#}"), &format!("{fresh:#}"));
@@ -343,7 +343,8 @@ fn what_is_removed_and_made_again_between_two_scrapes_is_reported_as_by_a_new_pr
     server.stop();
 }
 
-/// Sysctls of a device come and go as those of a module do, by `register_net_sysctl` and `unregister_net_sysctl_table`.
+/// Sysctls of a device are added and removed like those of a module, by `register_net_sysctl` and
+/// `unregister_net_sysctl_table`.
 #[test]
 fn a_sysctl_that_is_gone_and_there_again_is_read_by_a_new_descriptor() {
     let ns = Netns::new();

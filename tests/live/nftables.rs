@@ -13,7 +13,7 @@ use crate::support::netns::Netns;
 use crate::support::report::{Report, check_here};
 use crate::support::rules::{ChainName, assert_rules, assert_series, expected, load, nft, owners};
 
-/// A shape of rules that software in the wild writes, and the owner of the source-NAT rules in each chain.
+/// Rules that some software writes, and the owner of the source-NAT rules in each chain.
 type Shape = (&'static str, &'static [(&'static str, &'static str)]);
 
 #[rustfmt::skip]
@@ -90,7 +90,7 @@ fn shape(name: &str) -> String {
     fs::read_to_string(shapes_dir().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// Loads files of `tests/rules` with the program that their names call for, leaving what is there.
+/// Loads files of `tests/rules` with the program that their names select, in addition to what exists.
 fn load_shapes(ns: &Netns, names: &[&str]) {
     for name in names {
         let (stem, kind) = name.rsplit_once('.').expect("an extension");
@@ -107,7 +107,7 @@ fn load_shapes(ns: &Netns, names: &[&str]) {
     }
 }
 
-/// Rules and series; every rule's owner is found by `owner`.
+/// Asserts rules and series, and each rule's owner by `owner`.
 #[track_caller]
 fn assert_owned(ns: &Netns, what: &str, owner: impl Fn(&ChainName) -> Option<&'static str>) {
     println!("{what}");
@@ -119,7 +119,7 @@ fn assert_owned(ns: &Netns, what: &str, owner: impl Fn(&ChainName) -> Option<&'s
     }
 }
 
-/// Each shape alone, and the files are all listed.
+/// Each shape alone, and every file is in the list.
 #[test]
 fn each_shape_is_reported_as_listed_and_its_owner_is_known() {
     for (name, chains) in SHAPES {
@@ -143,7 +143,7 @@ fn each_shape_is_reported_as_listed_and_its_owner_is_known() {
     assert_eq!(files, SHAPES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
 }
 
-/// Several writers on one node, both families and both kinds of tables at once.
+/// Several owners' rules on one node, both families and both kinds of tables at once.
 #[test]
 fn shapes_on_one_node_keep_apart() {
     let groups: [&[&str]; 4] = [
@@ -162,7 +162,7 @@ fn shapes_on_one_node_keep_apart() {
             all.find(|(known, _)| known == chain).map(|(_, owner)| *owner)
         });
     }
-    // Everything that can be loaded together; only the rules themselves are compared.
+    // All that can be loaded together; only the rules themselves are compared.
     let ns = Netns::new();
     let names: Vec<&str> = SHAPES.iter().map(|(name, _)| *name).collect();
     load_shapes(&ns, &names);
@@ -176,7 +176,7 @@ fn post(more: &str, rules: &str) -> String {
     format!("table ip t {{\n{more}\n chain post {{\n  type nat hook postrouting priority srcnat\n{rules}\n }}\n}}\n")
 }
 
-/// Every spelling of source NAT that nft has.
+/// Every form of source NAT that nft has.
 #[test]
 fn translations_of_nft_are_reported_as_listed() {
     let ns = Netns::new();
@@ -244,7 +244,7 @@ fn translations_of_nft_are_reported_as_listed() {
     assert_eq!((actions("masquerade"), actions("snat"), actions("netmap")), (14, 15, 2));
 }
 
-/// Marks, counters, and tests that say nothing about the translation.
+/// Marks, counters, and tests that do not affect the translation.
 #[test]
 fn what_rules_test_does_not_hide_what_they_translate() {
     let ns = Netns::new();
@@ -340,7 +340,7 @@ fn what_rules_test_does_not_hide_what_they_translate() {
     assert_eq!(report.json["source_nat_rules"].as_array().expect("rules").len(), lines);
 }
 
-/// Counters have 64 bits; their sum has no more.
+/// Counters have 64 bits, and so has their sum.
 #[test]
 fn counters_at_their_end_are_reported() {
     let ns = Netns::new();
@@ -353,7 +353,7 @@ fn counters_at_their_end_are_reported() {
     assert_series(&report, &metrics_here(&ns, &[]));
 }
 
-/// Jumps, gotos and verdict maps are followed; what no nat hook leads to is not reported.
+/// Jumps, gotos and verdict maps are followed; chains that no nat hook leads to are not reported.
 #[test]
 fn only_what_a_hook_leads_to_is_reported() {
     let ns = Netns::new();
@@ -423,8 +423,8 @@ fn only_what_a_hook_leads_to_is_reported() {
     assert_rules(&ns);
 }
 
-/// Marks that a chain at ingress or of a bridge sets get packets to a rule that translates their source, whether or not there
-/// is a tunnel.
+/// Packets with marks that a chain at ingress or of a bridge sets reach a rule that translates their source, with or
+/// without a tunnel.
 #[test]
 fn marks_of_ingress_and_bridge_are_seen_without_a_tunnel() {
     let hooks = [("netdev", "ingress device lo"), ("bridge", "prerouting"), ("inet", "ingress device lo")];
@@ -440,7 +440,7 @@ fn marks_of_ingress_and_bridge_are_seen_without_a_tunnel() {
     }
 }
 
-/// Names as long as the kernel takes them, and the same name in each family.
+/// Names as long as the kernel accepts, and the same name in each family.
 #[test]
 fn names_do_not_confuse() {
     let ns = Netns::new();
@@ -496,7 +496,7 @@ fn names_do_not_confuse() {
     assert_eq!(report.json["source_nat_rules"].as_array().expect("rules").len(), 3 + 9);
 }
 
-/// A namespace that has no rules, and one whose rules translate nothing.
+/// A namespace without rules, and one whose rules translate nothing.
 #[test]
 fn no_rules_is_an_empty_list() {
     let ns = Netns::new();
@@ -509,7 +509,7 @@ fn no_rules_is_an_empty_list() {
     assert_series(&report, &metrics_here(&ns, &[]));
 }
 
-/// Rule sets of iptables that nobody thought of.
+/// Random rule sets of iptables.
 #[test]
 fn random_rule_sets_of_iptables_are_reported_as_listed() {
     let found = random_rule_sets(["iptables-nft-restore", "ip6tables-nft-restore"]);

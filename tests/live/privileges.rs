@@ -17,7 +17,7 @@ use crate::support::server::Server;
 use crate::support::traffic::exhaust;
 use crate::support::wait::{PATIENCE, eventually};
 
-/// Programs that run their arguments with fewer rights, before whose name they stand.
+/// Commands that run their arguments with fewer rights, by name.
 fn identities() -> Vec<(&'static str, Vec<&'static str>)> {
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let without = ["--bounding-set=-all", "--inh-caps=-all"];
@@ -67,7 +67,7 @@ fn facts(report: &Report) -> Value {
     json
 }
 
-/// The identities are what they claim to be; otherwise the other tests prove nothing.
+/// The identities are as described; otherwise the other tests prove nothing.
 #[test]
 fn the_identities_have_the_rights_that_their_names_say() {
     let ns = Netns::new();
@@ -89,7 +89,7 @@ fn the_identities_have_the_rights_that_their_names_say() {
     }
 }
 
-/// All but the rules needs no privilege: counters, tunnels, features and sources are the same for everyone.
+/// Only the rules need a privilege: counters, tunnels, features and sources are the same for everyone.
 #[test]
 fn everyone_sees_the_same() {
     let lab = busy();
@@ -103,8 +103,8 @@ fn everyone_sees_the_same() {
         let wrapper = [&identity[..], &[binary]].concat();
         let run = check(ns, &wrapper, "json", &HERE);
         let report = run.report();
-        // Who may read the rules sees that one of them translates the tunnel's packets; the tunnel leaves by a veth,
-        // beyond which nothing is seen.
+        // With the right to read rules the translation of the tunnel's packets is seen; the tunnel leaves by a veth,
+        // whose lower device cannot be seen.
         let exposed = report.state("vxlan-double-snat-checksum") == "exposed";
         assert_eq!(exposed, report.json["source_nat_rules"].is_array(), "{name}: {}", report.json);
         assert_eq!(report.code, if exposed { 2 } else { 3 }, "{name}: {}", report.json);
@@ -120,7 +120,7 @@ fn everyone_sees_the_same() {
             let denied = match source {
                 "nftables" | "ctnetlink_entries" => !["root", "uid 65534 with CAP_NET_ADMIN"].contains(&name),
                 "xtables_ipv4" => name != "root",
-                // Who may read that there are no tables needs to ask for none.
+                // With the right to read that there are no tables none is requested.
                 "xtables_ipv6" => name.starts_with("uid 65534"),
                 _ => false,
             };
@@ -139,7 +139,7 @@ fn everyone_sees_the_same() {
     }
 }
 
-/// In every format and with or without the namespace flag, natwatch itself never fails.
+/// natwatch never fails, in every format and with or without the namespace flag.
 #[test]
 fn nobody_makes_natwatch_fail() {
     let ns = Netns::new();
@@ -151,7 +151,7 @@ fn nobody_makes_natwatch_fail() {
         let wrapper = [&identity[..], &[binary]].concat();
         for (format, elsewhere) in [("text", 3), ("json", 3), ("prometheus", 3), ("nagios", 3), ("npd", 2)] {
             let run = check(&ns, &wrapper, format, &HERE);
-            // Nothing is wrong here, as far as the rules can be read.
+            // No problem here, as far as the rules can be read.
             assert!([0, elsewhere].contains(&run.code), "{name} {format}: {run:?}");
             assert!(name != "root" || run.code == 0, "{name} {format}: {run:?}");
             let run = check(&ns, &wrapper, format, &[]);
@@ -161,7 +161,7 @@ fn nobody_makes_natwatch_fail() {
     }
 }
 
-/// `unshare -Urn`: root of a user namespace with a network of its own, where real root did nothing.
+/// `unshare -Urn`: root of a user namespace with a network of its own that is still empty.
 #[test]
 fn root_of_a_user_namespace_sees_the_network_that_it_owns() {
     let ns = Netns::new();
@@ -190,7 +190,7 @@ fn root_of_a_user_namespace_sees_the_network_that_it_owns() {
     assert!(report.source_states().values().all(|state| *state == "ok"), "{}", report.json);
 }
 
-/// Where only netlink has the counters, CAP_NET_ADMIN over the namespace decides; without it there are none, not 0.
+/// If only netlink has the counters, CAP_NET_ADMIN over the namespace decides; without it they are missing, not 0.
 #[test]
 fn the_capability_decides_over_ctnetlink() {
     let lab = busy();
@@ -211,7 +211,7 @@ fn the_capability_decides_over_ctnetlink() {
         };
         let wrapper = [&identity[..], &[binary]].concat();
         let run = check(ns, &wrapper, "json", &flags);
-        // Over a veth, beyond which nothing is seen; the user namespace's own network has no tunnel at all.
+        // Over a veth, whose lower device cannot be seen; the user namespace's own network has no tunnel at all.
         let report = run.report();
         let exposed = report.state("vxlan-double-snat-checksum") == "exposed";
         let fine = if name.contains("its own network") { 0 } else { 3 };
@@ -261,7 +261,7 @@ fn everyone_can_serve() {
     }
 }
 
-/// Nobody can save a capture, and what it holds is replayed to the same report.
+/// User nobody can save a capture, which is replayed to the same report.
 #[test]
 fn nobody_can_save_a_capture() {
     let lab = busy();
@@ -276,7 +276,7 @@ fn nobody_can_save_a_capture() {
         let directory = format!("{}/{number}", home.path());
         let saved = natwatch_as(ns, &wrapper, &["capture", &directory]);
         if ["uid 0 without capabilities", "root of a user namespace"].contains(&name) {
-            // Not their directory, and no capability to write there: that is the one thing they cannot do.
+            // The directory is not theirs, and they have no capability to write there: the only thing they cannot do.
             assert_eq!(saved.code, 1, "{saved:?}");
             assert!(!std::path::Path::new(&directory).exists());
             continue;

@@ -41,13 +41,13 @@ fn states(run: &Run) -> BTreeMap<String, String> {
     findings(run).into_iter().map(|(id, (state, _))| (id, state)).collect()
 }
 
-/// What this machine's probe finds, with nobody else on its two CPUs.
+/// What this machine's probe finds, alone on its two CPUs.
 fn probed(format: &str) -> Run {
     let _machine = exclusive();
     natwatch(&["probe", "--format", format])
 }
 
-/// Whether the kernel spoils the checksum of a tunnel between two real nodes: the receiver counts it.
+/// Whether the kernel corrupts the checksum of a tunnel between two real nodes: the receiver counts it.
 fn tunnel_is_broken(ipv6: bool, checksum: bool) -> bool {
     let pair = Vxlan { ipv6, udp_checksum: Some(checksum), ..Vxlan::default() }.build();
     pair.old_kube_postrouting("iptables-nft");
@@ -90,7 +90,7 @@ fn chosen_ports(rule: &str) -> Vec<u16> {
         });
         chosen.push(eventually(PATIENCE, || {
             let list = ns.cmd(&format!("conntrack -L -p udp --orig-port-src {port}"));
-            // The second dport is that of answers: the port that was chosen.
+            // The second dport is that of replies: the chosen port.
             let mut replies = list.split_whitespace().filter_map(|word| word.strip_prefix("dport="));
             replies.next_back().and_then(|port| port.parse::<u16>().ok()).ok_or("no entry".to_owned())
         }));
@@ -133,7 +133,7 @@ fn clashes_end_as_between_real_senders() {
     assert_eq!(states["udp-clash-drop"], if lost > 0 { "present" } else { "absent" });
 }
 
-/// Everyone who may make namespaces finds the same.
+/// All identities that may make namespaces find the same.
 #[test]
 fn privileges_change_nothing_but_the_way_in() {
     let _machine = exclusive();
@@ -153,7 +153,7 @@ fn privileges_change_nothing_but_the_way_in() {
     }
 }
 
-/// Where no namespace can be had the answer is "unknown", with the reason and what would help.
+/// Where no namespace can be had the result is "unknown", with the reason and a remedy.
 #[test]
 fn what_is_forbidden_is_unknown() {
     let _machine = exclusive();
@@ -182,7 +182,7 @@ fn what_is_forbidden_is_unknown() {
     }
 }
 
-/// A kernel that never answers is not waited for.
+/// A kernel that never responds is not waited for.
 #[test]
 fn an_experiment_that_hangs_is_stopped() {
     let words = ["strace", "-f", "-o", "/dev/null", "-e", "trace=bind", "-e", "inject=bind:signal=STOP"];
@@ -192,7 +192,7 @@ fn an_experiment_that_hangs_is_stopped() {
     assert!(findings(&run).values().all(|(_, detail)| detail.contains("took too long")), "{run:?}");
 }
 
-/// One experiment that goes wrong takes no other with it.
+/// One failing experiment does not affect the others.
 #[test]
 fn what_goes_wrong_costs_one_experiment() {
     let _machine = exclusive();
@@ -212,7 +212,7 @@ fn what_goes_wrong_costs_one_experiment() {
     }
 }
 
-/// What something else refuses is no clash: a full table, a filter on the cgroup.
+/// Other refusals are no clash: a full table, a filter on the cgroup.
 #[test]
 fn refusals_for_another_reason_are_no_clashes() {
     let _machine = exclusive();
@@ -230,7 +230,7 @@ fn refusals_for_another_reason_are_no_clashes() {
     }
 }
 
-/// A filter may say that it succeeded and do nothing: then everything would happen in the node's namespace.
+/// A seccomp filter may report success without doing anything: then everything would happen in the node's namespace.
 #[test]
 fn a_namespace_that_is_not_there_is_noticed() {
     let ns = Netns::new();
@@ -242,7 +242,7 @@ fn a_namespace_that_is_not_there_is_noticed() {
     assert!(!links.contains("low0") && ns.cmd("nft list tables").is_empty(), "{links}");
 }
 
-/// A new file takes the place of an old one; what is no file is written into, and stays what it is.
+/// A new file replaces an old one; what is no regular file is written into, and stays what it is.
 #[test]
 fn the_result_goes_where_it_should() {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -272,7 +272,7 @@ fn the_result_goes_where_it_should() {
     assert!(fs::metadata("/dev/null").expect("it is there").file_type().is_char_device());
 }
 
-/// All that `probe` could leave behind or change, of a namespace and of the machine.
+/// Everything in a namespace and on the machine that `probe` could leave behind or change.
 fn state_of(ns: &Netns) -> BTreeMap<&'static str, String> {
     let sysctls = ns.enter(|| {
         let mut all = String::new();
@@ -292,7 +292,7 @@ fn state_of(ns: &Netns) -> BTreeMap<&'static str, String> {
     let modules = fs::read_dir("/sys/module").expect("/sys/module").map(|entry| entry.expect("an entry").file_name());
     let mut modules: Vec<_> = modules.collect();
     let list = ns.cmd("ip netns list");
-    // Whoever else is on this machine makes some too.
+    // Other processes on this machine make some, too.
     let named = list.lines().filter(|name| name.starts_with("natwatch") && !name.starts_with("natwatch-test-"));
     modules.sort_unstable();
     [
@@ -327,7 +327,7 @@ fn left_behind(program: &str) -> (u64, usize) {
     (namespaces, processes.count())
 }
 
-/// Many probes in a row, as root and as nobody: what one of the two left each time could not be overlooked.
+/// Many probes in a row, as root and as nobody: a leak of either would show.
 #[test]
 fn nothing_is_left_behind() {
     const PROBES: u64 = 160;
@@ -352,7 +352,7 @@ fn nothing_is_left_behind() {
     for (what, before) in before {
         assert_eq!(after[what], before, "{what}");
     }
-    // The kernel frees namespaces later on.
+    // The kernel frees namespaces later.
     eventually(PATIENCE, || {
         let (now, processes) = left_behind(NAME);
         let fits = processes == 0 && now < namespaces + PROBES / 2;
@@ -360,7 +360,7 @@ fn nothing_is_left_behind() {
     });
 }
 
-/// Whatever changes something comes after the namespace, in the process that is in it.
+/// All changes come after the namespace's creation, and in the process that is in it.
 #[test]
 fn everything_happens_in_the_namespace_of_its_own() {
     let _machine = exclusive();
@@ -400,7 +400,7 @@ fn with_modules(ns: &Netns, modules: &[&str]) -> Tree {
 
 const COMMON: [&str; 4] = ["af_packet", "veth", "nf_conntrack", "nf_nat"];
 
-/// Where a module would be loaded, what needs it is not done.
+/// Experiments that would make the kernel load a module are not run.
 #[test]
 fn no_module_is_loaded() {
     let _machine = exclusive();
@@ -436,7 +436,7 @@ fn no_module_is_loaded() {
             assert_eq!(*state, allowed[id].0, "{id}");
         }
     }
-    // Legacy tables instead of nf_tables, as they would find it.
+    // Legacy tables instead of nf_tables.
     let legacy = [&COMMON[..], &["iptable_nat", "ip6table_nat", "xt_MASQUERADE", "ipv6", "vxlan"]].concat();
     let (found, _, _) = probe(&legacy, &[]);
     for (id, (state, detail)) in &found {
@@ -449,7 +449,7 @@ fn no_module_is_loaded() {
     }
 }
 
-/// The legacy table is really what decided: nf_tables is not spoken to.
+/// The legacy table is what was used: nf_tables receives no message.
 #[test]
 fn legacy_tables_serve_where_nf_tables_are_missing() {
     let _machine = exclusive();
@@ -497,7 +497,7 @@ fn the_exporter_probes_at_start() {
     let probed = defects.iter().filter(|defect| defect["basis"] == "probe").count();
     assert_eq!(probed, DEFECTS.len(), "{report}");
     server.stop();
-    // The operator's word outranks it.
+    // An operator's flag takes precedence.
     let server = Server::start(&ns, &["--probe", "--kernel-defect", "nat-port-rover=present"]);
     assert_eq!(basis_of(&server.ok("/metrics"))["nat-port-rover"], "operator");
     server.stop();
@@ -523,7 +523,7 @@ fn a_probe_that_hangs_is_not_waited_for() {
     let server = Server::start_as(&ns, &[&inject[..], &[NATWATCH]].concat(), &["--probe"]);
     let basis = basis_of(&server.ok("/metrics"));
     assert!(basis.values().all(|basis| basis != "probe"), "{basis:?}");
-    // It is stopped later on, and says so.
+    // It is stopped later, and the log says so.
     eventually(PATIENCE, || {
         let stopped = server.daemon.stderr().contains("took too long");
         if stopped { Ok(()) } else { Err("it is waited for".to_owned()) }
@@ -563,7 +563,7 @@ fn a_result_in_a_file_is_used_for_the_same_boot_only() {
         assert_eq!(basis, "upstream_version");
         assert!(log.contains("not used"), "{log}");
     }
-    // Neither of them may stop it, nor may what no experiment decides be decided by it.
+    // Neither may stop it, nor may it decide what no experiment decides.
     fs::remove_file(file).expect("removed");
     rustix::fs::mkfifoat(rustix::fs::CWD, file, 0o600.into()).expect("a pipe");
     for strange in [file, "/dev/zero", "/"] {

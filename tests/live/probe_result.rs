@@ -14,9 +14,9 @@ use crate::support::program::{NATWATCH, Run, natwatch_as, natwatch_in};
 use crate::support::server::Server;
 use crate::support::wait::{PATIENCE, eventually};
 
-/// A defect that an experiment can decide and that the kernel of no machine that builds this has by its number.
+/// A defect that an experiment can decide, and that no build machine's kernel has by its number.
 const DEFECT: &str = "nat-udp-zero-checksum";
-/// Puts the file that follows where everyone looks, in a mount namespace that ends with the program.
+/// Mounts the file that follows at the default path, in a mount namespace that ends with the program.
 const USUAL: &str =
     "mount -t tmpfs none /run && mkdir /run/natwatch && cp -a \"$0\" /run/natwatch/probe.json && exec \"$@\"";
 
@@ -24,7 +24,7 @@ fn line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}")).trim_end().to_owned()
 }
 
-/// What a probe of the running kernel could have found: a defect that its number denies.
+/// A possible result of probing the running kernel: a defect that its number excludes.
 fn result() -> Value {
     let livepatches: Vec<String> = fs::read_dir("/sys/kernel/livepatch")
         .map(|names| names.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect())
@@ -67,7 +67,7 @@ impl Saved {
         format!("--probe-result={}", self.file().display())
     }
 
-    /// Where everyone looks.
+    /// With the result at the default path.
     fn usual(&self, ns: &Netns, args: &[&str]) -> Run {
         natwatch_as(ns, &["sh", "-c", USUAL, self.file().to_str().expect("UTF-8"), NATWATCH], args)
     }
@@ -103,12 +103,12 @@ fn check_and_serve_look_in_the_same_place() {
     };
     assert_eq!(served(&[]), (true, false));
     assert_eq!(served(&["--probe-result="]), (false, true));
-    // Nothing there is nothing to tell.
+    // A missing file is not reported.
     let empty = ["sh", "-c", "mount -t tmpfs none /run && exec \"$@\"", "sh", NATWATCH];
     assert_eq!(basis(natwatch_as(&ns, &empty, &JSON)), ("upstream_version".into(), None));
 }
 
-/// A probe that is run later counts for both.
+/// `serve` uses a result that appears later, and no longer one that disappears.
 #[test]
 fn serve_follows_the_file() {
     let (ns, saved) = (Netns::new(), Saved::new(&result()));
@@ -147,7 +147,7 @@ fn a_file_that_others_could_have_written_does_not_count() {
     saved.mode(0o644);
     chown(saved.file(), Some(1234), None).expect("chown");
     refused(&flag, "belongs to uid 1234");
-    // The caller's own counts for him.
+    // A user's own file is used for that user.
     let owner = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", NATWATCH];
     assert_eq!(basis(natwatch_as(&ns, &owner, &[&JSON[..], &[&flag]].concat())).0, "probe");
     chown(saved.file(), Some(0), None).expect("chown");
@@ -156,7 +156,7 @@ fn a_file_that_others_could_have_written_does_not_count() {
     refused(&format!("--probe-result={}", link.display()), "symbolic link");
     refused(&format!("--probe-result={}", saved.directory.path().display()), "not a regular file");
     refused("--probe-result=/nonexistent/probe.json", "no such file");
-    // The same holds where everyone looks.
+    // The same holds at the default path.
     saved.mode(0o666);
     let (basis, why) = basis(saved.usual(&ns, &JSON));
     assert_eq!(basis, "upstream_version");
@@ -199,7 +199,7 @@ fn a_result_of_another_kernel_is_not_used_and_every_format_says_so() {
     assert!(basis(saved.usual(&ns, &JSON)).1.expect("a reason").contains("natwatch probe"), "no document");
 }
 
-/// A capture holds what was used, or why it was not; old ones hold nothing.
+/// A capture contains the result that was used, or why it was not; old captures contain neither.
 #[test]
 fn a_capture_keeps_the_result() {
     let (ns, saved) = (Netns::new(), Saved::new(&result()));
@@ -217,7 +217,7 @@ fn a_capture_keeps_the_result() {
         let defect = report.json["kernel"]["defects"].as_array().expect("a list").iter().find(|d| d["id"] == DEFECT);
         assert_eq!((&defect.expect("it")["state"], &defect.expect("it")["basis"]), (&json!("absent"), &json!("probe")));
     }
-    // What was not used is not used later on, with the same words.
+    // What was not used is not used in the replay either, for the same reason.
     saved.mode(0o666);
     let capture = CaptureDir::of(&ns, &[&saved.flag()]);
     let (basis, why) = replayed(&capture, &[]);
@@ -229,7 +229,8 @@ fn a_capture_keeps_the_result() {
     saved.mode(0o644);
     let capture = CaptureDir::of(&ns, &["--probe-result="]);
     assert_eq!(replayed(&capture, &[]), ("upstream_version".into(), None));
-    // A result of another boot is not this capture's, whatever runs here; one without a boot is compared by kernel.
+    // A result of another boot is not this capture's, whatever kernel runs here; one without a boot is compared by
+    // kernel.
     let mut other = result();
     other["identity"]["boot_id"] = "other".into();
     let other = Saved::new(&other);

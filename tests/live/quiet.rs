@@ -36,13 +36,13 @@ const NEVER: &str = "\
     sendfile";
 
 fn never(call: &Call) -> bool {
-    /// How many programs are attached to a device.
+    /// Number of programs attached to a device.
     const BPF_PROG_QUERY: i64 = 16;
     let asks = call.is(&["bpf"]) && call.number(0) == BPF_PROG_QUERY;
     !asks && NEVER.split_whitespace().any(|name| name == call.name)
 }
 
-/// What a program may do that looks at the kernel once.
+/// Asserts that a program which reads the kernel once makes only allowed calls.
 fn assert_quiet(calls: &[Call], may_write_below: Option<&Path>) {
     assert!(calls.iter().any(|call| call.has("nf_conntrack")), "strace saw nothing: {} calls", calls.len());
     let started: Vec<&Call> = calls.iter().filter(|call| call.is(&["execve"])).collect();
@@ -77,7 +77,7 @@ fn assert_read_only(call: &Call, may_write_below: Option<&Path>) {
     assert!(below || !flags.intersects(writes), "opened for writing: {call:?}");
 }
 
-/// A netlink message that is sent asks: `RTM_GET…`, the three generic ones, and plain or dump requests only.
+/// Asserts that a netlink message is a request: `RTM_GET…`, the three generic ones, with plain or dump flags only.
 fn assert_question(call: &Call) {
     let Some(message) = call.message() else { return };
     let (request, dump) = (libc::NLM_F_REQUEST, libc::NLM_F_REQUEST | libc::NLM_F_DUMP);
@@ -97,13 +97,13 @@ fn assert_question(call: &Call) {
         ]
         .contains(&message.kind),
         libc::NETLINK_GENERIC => {
-            // Behind the header are command and version: CTRL_CMD_GETFAMILY of the controller, else
+            // The header is followed by command and version: CTRL_CMD_GETFAMILY of the controller, else
             // ETHTOOL_MSG_STRSET_GET or ETHTOOL_MSG_FEATURES_GET.
             let controller = i32::from(message.kind) == libc::GENL_ID_CTRL;
             let commands: &[u8] = if controller { &[3] } else { &[1, 11] };
             commands.iter().any(|command| message.body.starts_with(&[*command, 1, 0, 0]))
         }
-        // ctnetlink is asked for entries only: for counters the file in procfs is there.
+        // ctnetlink is used for entries only: counters are read from the file in procfs.
         libc::NETLINK_NETFILTER => {
             const IPCTNL_MSG_CT_GET: u16 = 1;
             match i32::from(message.kind >> 8) {
@@ -121,12 +121,13 @@ const NETLINK: i64 = libc::AF_NETLINK as i64;
 const UNIX: i64 = libc::AF_UNIX as i64;
 const INET: [i64; 2] = [libc::AF_INET as i64, libc::AF_INET6 as i64];
 
-/// The socket whose options are the tables of legacy x_tables; nothing is sent on it.
+/// Whether it is the socket whose options are the tables of legacy x_tables; nothing is sent on it.
 fn is_for_options(socket: Socket) -> bool {
     INET.contains(&socket.family) && socket.kind == i64::from(libc::SOCK_DGRAM)
 }
 
-/// `check` and `capture` write to stdout and stderr only, and have netlink sockets and one for options only.
+/// Asserts that `check` and `capture` write to stdout and stderr only, and have only netlink sockets and one for
+/// options.
 fn assert_sends_nothing(calls: &[Call]) {
     for call in calls {
         if let Some(socket) = call.made() {
@@ -158,8 +159,8 @@ fn busy() -> Router {
     lab.sink(Proto::Udp);
     let ns = &lab.router;
     ns.sysctl("net.netfilter.nf_conntrack_udp_timeout", 600);
-    // Nothing that the kernel sends, or finishes, of its own accord later on: no router solicitations, multicast
-    // reports, duplicate address detection.
+    // Disables all that the kernel would send or finish by itself later: router solicitations, multicast reports,
+    // duplicate address detection.
     for scope in ["all", "default"] {
         ns.sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), 1);
     }
@@ -182,7 +183,7 @@ fn busy() -> Router {
     lab
 }
 
-/// Everything about a namespace that the standard tools print and that does not move by itself.
+/// Everything about a namespace that the standard tools print and that does not change by itself.
 fn state(ns: &Netns) -> Vec<(String, String)> {
     let mut commands: Vec<String> = [
         "ip -d link",
@@ -204,7 +205,7 @@ fn state(ns: &Netns) -> Vec<(String, String)> {
     commands.extend(links(ns).keys().map(|device| format!("ethtool -k {device}")));
     let mut state: Vec<(String, String)> =
         commands.into_iter().map(|line| (line.clone(), timeless(&ns.cmd(&line)))).collect();
-    // Asking for a table that is not there would make it.
+    // Listing a missing table would create it.
     for name in ["ip_tables_names", "ip6_tables_names", "ip_tables_targets", "udp", "raw", "packet"] {
         state.push((name.to_owned(), ns.proc_net(name)));
     }
@@ -216,7 +217,7 @@ fn state(ns: &Netns) -> Vec<(String, String)> {
     state
 }
 
-/// What the files say, a line each. Some cannot be read, as long as they have not been written.
+/// The files' contents, a line each. Some cannot be read until they have been written.
 fn sysctls(path: &Path) -> String {
     let Ok(entries) = fs::read_dir(path) else {
         return format!("{} = {:?}\n", path.display(), fs::read_to_string(path).ok());
@@ -312,7 +313,7 @@ fn stop(mut server: Server<'_>) {
     assert_eq!(server.daemon.wait(PATIENCE).code(), Some(0), "{}", server.daemon.stderr());
 }
 
-/// `serve` and its scrapes: only its own listening socket and answers to those who ask.
+/// `serve` and its scrapes: only its own listening socket and responses to clients.
 #[test]
 fn serving_changes_nothing() {
     let (empty, lab) = (Netns::new(), busy());
@@ -335,7 +336,7 @@ fn serving_changes_nothing() {
     assert_eq!(empty.proc_net("ip_tables_names"), "", "no table came into being");
 }
 
-/// The test's own connections to the server are tracked where connections are.
+/// Without the test's own connections to the server, which are tracked if connection tracking is active.
 fn without_connections(mut state: Vec<(String, String)>) -> Vec<(String, String)> {
     state.retain(|(what, _)| what != "conntrack -C");
     for (what, text) in &mut state {
@@ -346,7 +347,7 @@ fn without_connections(mut state: Vec<(String, String)>) -> Vec<(String, String)
     state
 }
 
-/// Sockets are netlink, the listening one, and those inside the process; no option reaches beyond a socket.
+/// Asserts that sockets are netlink, the listening one, or inside the process; no option has an effect beyond a socket.
 fn assert_serves_only(calls: &[Call]) {
     assert!(calls.iter().any(|call| call.is(&["listen"])), "no server: {} calls", calls.len());
     for call in calls {
@@ -357,7 +358,7 @@ fn assert_serves_only(calls: &[Call]) {
             assert!(allowed, "{call:?}");
         }
         if call.is(&["bind"]) && call.socket.is_some_and(|socket| socket.family != NETLINK) {
-            // Where the test told it to listen; either is an address of four bytes to strace.
+            // The address that the test has set; strace shows it either as text or as four bytes.
             assert!(call.has("\"127.0.0.1\"") || call.has(r#""\x7f\x00\x00\x01""#), "{call:?}");
         }
         if call.is(&["setsockopt"]) {
@@ -383,7 +384,8 @@ fn assert_serves_only(calls: &[Call]) {
     }
 }
 
-/// As many scrapers as one address may have, at once: all are answered alike, and the kernel is read once or a few times.
+/// As many scrapers as one address may have, at once: all get equal responses, and the kernel is read once or a few
+/// times.
 #[test]
 fn simultaneous_scrapes_share_a_look() {
     const SCRAPERS: usize = 60;

@@ -19,10 +19,10 @@ const RACE: Limits = Limits { rounds: 400, time: Duration::from_secs(10) };
 /// See `lab.rs`: random ports lose one in 30,000 such rounds.
 const RANDOM_FAILURES: u64 = 3;
 
-/// Races until so many connections are lost that it is no chance: on a busy machine packets meet less often.
+/// Number of races after which to give up: on a busy machine packets compete less often.
 const MAX_RACES: usize = 20;
 
-/// Connections that were lost, at least this many if any number of races does it, and what natwatch says afterwards.
+/// Races until this many connections are lost; returns their number and the report afterwards.
 fn lost(lab: &Router, proto: Proto, wanted: u64) -> (u64, Report) {
     if proto == Proto::Udp {
         lab.sink(proto);
@@ -90,7 +90,7 @@ const FORCED: [(&str, &str, &str, &str); 6] = [
     ),
 ];
 
-/// First packets of all hosts are held until all were translated: what collides then is lost, whatever the machine does.
+/// First packets of all hosts are held until all were translated: colliding ones are lost, however busy the machine is.
 #[test]
 fn a_forced_race_is_lost_where_the_verdict_says_so() {
     let play = |backend: Backend, six: bool, (name, iptables, native, state): (&str, &str, &str, &str)| {
@@ -130,7 +130,7 @@ fn a_forced_race_is_lost_where_the_verdict_says_so() {
         let told = format!("{name} by {backend:?}, IPv6 {six}: {} lost, {:?}\n{}", found.lost, found.told, report.json);
         assert_eq!(report.state(ADVISORY), state, "{told}");
         assert_eq!(found.collide, state == "exposed", "{told}");
-        // Of ports that are drawn two may be the same.
+        // Two randomly chosen ports may be equal.
         match state {
             "exposed" => assert!(found.lost > 100, "{told}"),
             "mitigated" => assert!(found.lost < 10, "{told}"),
@@ -142,7 +142,7 @@ fn a_forced_race_is_lost_where_the_verdict_says_so() {
         for backend in [Backend::IptablesLegacy, Backend::IptablesNft, Backend::Nft] {
             scope.spawn(move || {
                 for (at, case) in FORCED.into_iter().enumerate() {
-                    // Each of the first in both families, the others in one.
+                    // The first three in both families, the others in one.
                     for six in [false, true].into_iter().filter(|six| at < 3 || *six == (at % 2 == 0)) {
                         play(backend, six, case);
                     }
@@ -152,7 +152,7 @@ fn a_forced_race_is_lost_where_the_verdict_says_so() {
     });
 }
 
-/// Queries of one socket are held until all were translated. This kernel finds a way for those that clash (`nf_ct_resolve_clash`); one
+/// Queries of one socket are held until all were translated. This kernel resolves clashes (`nf_ct_resolve_clash`); one
 /// with the defect drops them.
 #[test]
 fn queries_of_one_socket_clash_where_the_verdict_says_so() {
@@ -200,7 +200,7 @@ fn a_kernel_with_the_rover_makes_random_a_warning() {
     assert_eq!(condition(&report, "port_not_random"), "holds");
 }
 
-/// The rule that decides is not the first one, or stands in the other backend.
+/// The rule that decides is not the first one, or is in the other backend.
 #[test]
 fn only_rules_that_connections_get_to_count() {
     let _machine = exclusive();
@@ -247,7 +247,7 @@ fn only_rules_that_connections_get_to_count() {
     }
 }
 
-/// What nothing can collide in: no packet gets to the rule, or each client has an address of its own.
+/// Without collisions: no packet reaches the rule, or each client has an address of its own.
 #[test]
 fn only_sources_that_are_given_one_address_race() {
     let _machine = exclusive();

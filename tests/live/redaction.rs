@@ -25,7 +25,7 @@ fn read(file: &str) -> String {
     fs::read_to_string(rules().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
-/// The files of a directory of rules that are not loaded along with others, sorted.
+/// The rule files of a directory, without the files of sets that are loaded along with them, sorted.
 fn files(directory: &str) -> Vec<String> {
     let entries = fs::read_dir(rules().join(directory)).expect("a directory");
     let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
@@ -36,7 +36,7 @@ fn files(directory: &str) -> Vec<String> {
     names.into_iter().map(|name| format!("{directory}{name}")).collect()
 }
 
-/// The devices that `every/` names, and a tunnel, without which natwatch reads no more than source NAT takes.
+/// The devices that `every/` names, and a tunnel, without which natwatch reads only what source NAT needs.
 fn node() -> Netns {
     let ns = Netns::new();
     veth_within(&ns, "nicword1", "nicword2");
@@ -80,14 +80,14 @@ fn every_load(directory: &str) -> Vec<(String, bool)> {
     files(directory).into_iter().flat_map(both).collect()
 }
 
-/// Answers that redaction has removed, and why.
+/// Responses that redaction has removed, with the reason.
 fn removed(capture: &CaptureDir) -> Vec<String> {
     let failed = capture.answers().into_iter().filter(|name| name.ends_with(".failed"));
     let told = failed.map(|name| format!("{name}: {}", String::from_utf8_lossy(&capture.read(&name))));
     told.filter(|line| line.contains("--redact")).collect()
 }
 
-/// Everything that is wrong with the redacted captures of one node, and what was removed from it.
+/// All errors in the redacted captures of one node, and the responses that were removed.
 fn redacts(title: &str, ns: &Netns, secrets: &[Secret]) -> (Vec<String>, Vec<String>) {
     let plain = CaptureDir::of(ns, &[]);
     let mut checked = 0;
@@ -103,7 +103,7 @@ fn redacts(title: &str, ns: &Netns, secrets: &[Secret]) -> (Vec<String>, Vec<Str
     let redacted = CaptureDir::of(ns, &["--redact"]);
     let mut leaks = secrets::found(&redacted.path(), secrets);
     if !leaks.is_empty() {
-        // What two captures have in common is no address that happened to be mapped onto another.
+        // An address that is in two captures was not mapped onto another by chance.
         let again = secrets::found(&CaptureDir::of(ns, &["--redact"]).path(), secrets);
         leaks.retain(|leak| again.contains(leak));
     }
@@ -113,7 +113,7 @@ fn redacts(title: &str, ns: &Netns, secrets: &[Secret]) -> (Vec<String>, Vec<Str
     let [plain_report, report] = [&plain, &redacted].map(|capture| capture.check(&["--format", "json"]).report());
     let (before, after) = (still(&plain_report), still(&report));
     wrong.extend(broken(&plain_report, &report).into_iter().map(|source| format!("{title}: {source}")));
-    // A chain that was removed leaves the list unknown, or it was not needed for it.
+    // If a chain was removed the list is unknown, unless the chain was not needed.
     if before != after && (removed.is_empty() || after != Value::Null) {
         wrong.push(format!("{title}: source-NAT rules were {before:#}, are {after:#}"));
     }
@@ -129,7 +129,8 @@ fn redacts(title: &str, ns: &Netns, secrets: &[Secret]) -> (Vec<String>, Vec<Str
     (wrong, removed)
 }
 
-/// Without what moves between two captures, and without networks, which Netavark names chains after: they are redacted.
+/// Without what changes between two captures, and without networks, which Netavark names chains after: they are
+/// redacted.
 fn still(report: &Report) -> Value {
     let mut rules = report.json["source_nat_rules"].clone();
     for rule in rules.as_array_mut().into_iter().flatten() {
@@ -142,8 +143,8 @@ fn still(report: &Report) -> Value {
     rules
 }
 
-/// Sources that fail only in the redacted capture. Ranges that are no prefixes may lose the order of their ends; then natwatch
-/// would ask for values that nobody asked the kernel for.
+/// Sources that fail only in the redacted capture. Ranges that are no prefixes may have their ends swapped; natwatch
+/// would then look up values that the recorded kernel was not asked for.
 fn broken(plain: &Report, redacted: &Report) -> Vec<String> {
     let failed = |report: &Report| -> BTreeSet<String> {
         let sources = report.json["sources"].as_array().expect("sources").iter();
@@ -186,7 +187,7 @@ fn nothing_is_left_of_rules_in_the_wild() {
     nothing_is_wrong(&wrong);
 }
 
-/// The search itself: all of it is found in captures that are not redacted.
+/// The search works: all secrets are found in captures that are not redacted.
 #[test]
 fn secrets_are_found_where_they_are() {
     let secrets = secrets::of_every();
@@ -199,8 +200,8 @@ fn secrets_are_found_where_they_are() {
     assert_eq!(seen, all);
 }
 
-/// Writes what fuzzing begins with (`tests/fuzz-seeds`) anew: all messages about `every/`, each once, and the legacy tables.
-/// `cargo test --test live redaction::seeds -- --ignored`
+/// Writes the seeds of fuzzing (`tests/fuzz-seeds`) anew: all messages about `every/`, each once, and the legacy
+/// tables. `cargo test --test live redaction::seeds -- --ignored`
 #[test]
 #[ignore = "it writes into the repository"]
 fn seeds_of_fuzzing_are_written_anew() {

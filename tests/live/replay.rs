@@ -19,10 +19,10 @@ use crate::support::report::LEVELS;
 use crate::support::rules::nft;
 use crate::support::vxlan::{Vxlan, VxlanPair};
 
-/// So that the verdicts do not depend on the kernel that the tests run on.
+/// Makes the verdicts independent of the kernel that runs the tests.
 const DEFECT: &str = "--kernel-defect=conntrack-chain-limit=present";
 
-/// Both address families, a host name to look for and all kinds of answers.
+/// Both address families, a host name to search for and all kinds of responses.
 fn tunnel() -> VxlanPair {
     let pair = Vxlan::default().build();
     pair.nodes[0].address("eth0", "2001:db8:1234:5678::abcd/64");
@@ -37,13 +37,13 @@ fn json(run: Run) -> Value {
     serde_json::from_str(&run.stdout).expect("JSON")
 }
 
-/// Without what moves between two looks.
+/// Without what changes between two readings.
 fn still(mut report: Value) -> Value {
     report["node"]["captured_at"].take();
     report["node"]["network_namespace"].take();
     report["conntrack"]["counters"].take();
     report["conntrack"]["entries"].take();
-    // A capture has no entries unless they are asked for.
+    // A capture has no entries unless requested.
     report["flows"].take();
     report["sources"].as_array_mut().expect("sources").retain(|source| source["name"] != "ctnetlink_entries");
     for advisory in report["advisories"].as_array_mut().expect("a list") {
@@ -66,7 +66,7 @@ fn a_replay_says_what_the_node_said() {
     let replayed = json(capture.check(&["--format", "json", DEFECT]));
     assert_eq!(replayed["tunnels"].as_array().map(Vec::len), Some(1));
     assert_eq!(still(json(live)), still(replayed.clone()));
-    // Twice the same, byte for byte, in every format; and the metrics say what the JSON says.
+    // The same twice, byte for byte, in every format; and the metrics agree with the JSON.
     for format in ["text", "json", "prometheus", "nagios", "npd"] {
         let run = || capture.check(&["--format", format, DEFECT]).stdout;
         assert_eq!(run(), run(), "{format}");
@@ -79,7 +79,7 @@ fn a_replay_says_what_the_node_said() {
     }
 }
 
-/// As `nobody`, in a namespace without anything: only the capture is read, and no socket is opened.
+/// As `nobody`, in an empty namespace: only the capture is read, and no socket is opened.
 #[test]
 fn a_replay_looks_at_nothing_but_the_capture() {
     let pair = tunnel();
@@ -96,7 +96,7 @@ fn a_replay_looks_at_nothing_but_the_capture() {
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "strace", "-f", "-o"]);
     command.arg(&log).args(["-e", "trace=%file,%network,%process"]).arg(&binary);
     command.args(["check", "--format", "json", DEFECT, "--from"]).arg(&place).current_dir("/");
-    // cargo sets it for tests; the loader would look there too.
+    // Set by cargo for tests; the loader would search there too.
     let run = Run::of(command.env_remove("LD_LIBRARY_PATH"));
     assert_eq!(run.stdout, expected, "{}", run.stderr);
     let log = fs::read_to_string(&log).expect("the log of strace");
@@ -108,12 +108,12 @@ fn a_replay_looks_at_nothing_but_the_capture() {
             || path.starts_with("/lib/")
             || path.starts_with("/lib64/")
             || path.starts_with("/usr/lib/")
-            // Rust's runtime looks at the main thread's stack.
+            // Rust's runtime reads the main thread's stack.
             || path == "/proc/self/maps"
-            // The allocator, before it gives memory of a thread back.
+            // The allocator, before it returns a thread's memory.
             || path == "/proc/sys/vm/overcommit_memory"
             || path == "/dev/null"
-            // Names relative to a directory of the capture that is open already.
+            // Names relative to an open directory of the capture.
             || (!path.starts_with('/') && !path.contains(".."))
     };
     let mut calls = 0;
@@ -176,7 +176,7 @@ fn redaction_keeps_the_verdict_and_no_address() {
     let pair = tunnel();
     let ns = &pair.nodes[0];
     let host = "node-with-a-name";
-    // With the host name in the kernel's version, as in a kernel that was built on the node.
+    // With the host name in the kernel's version, as in a kernel built on the node.
     let dir = tempfile::tempdir().expect("a directory");
     let take = |name: &str, flags: &[&str]| {
         let path = dir.path().join(name);
@@ -215,7 +215,7 @@ fn redaction_keeps_the_verdict_and_no_address() {
     assert_eq!(meta["redacted"], true);
 }
 
-/// A name of a device that is its hardware address goes too, also where it names files.
+/// Device names that are hardware addresses are redacted, also in file names.
 #[test]
 fn redaction_covers_names_made_of_hardware_addresses() {
     let ns = Netns::new();
@@ -260,7 +260,7 @@ fn captures_go_only_where_nothing_is() {
     let deep = path("no/such/parent");
     natwatch_in(&ns, &["capture", &deep]).fails(1, &[&deep]);
     assert!(!dir.path().join("no").exists());
-    // Not writable, for one who is not root.
+    // Not writable for users other than root.
     let closed = path("closed");
     fs::DirBuilder::new().mode(0o555).create(&closed).expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
@@ -274,7 +274,7 @@ fn captures_go_only_where_nothing_is() {
     assert_eq!(fs::read_dir(&closed).expect("readable").count(), 0, "nothing is left");
 }
 
-/// A disk that fills up in the middle: nothing half-written stays.
+/// A disk that fills up: no partial capture is left.
 #[test]
 fn a_full_disk_leaves_nothing() {
     let ns = Netns::new();
@@ -319,7 +319,7 @@ fn what_is_no_capture_is_refused() {
     assert!(capture.check(&[]).code != 1, "{path}");
 }
 
-/// Each answer removed in turn: its source failed, never absent or empty, and no new good news.
+/// Each response removed in turn: its source fails, is never absent or empty, and no verdict improves.
 #[test]
 fn a_missing_answer_is_a_failed_reading() {
     let capture = CaptureDir::of(&tunnel().nodes[0], &[]);
@@ -343,7 +343,7 @@ fn a_missing_answer_is_a_failed_reading() {
     }
 }
 
-/// Sets and maps are read whatever else there is, so redaction has to reach what they hold.
+/// Sets and maps are read whatever the rules are, so redaction has to cover their contents.
 #[test]
 fn redaction_reaches_sets_and_maps_of_every_kind() {
     let ns = Netns::new();
@@ -388,11 +388,11 @@ fn check_of(ns: &Netns) -> Run {
     natwatch_in(ns, &["check", "--format", "json", "--network-namespace", "current"])
 }
 
-/// A verdict may become unknown for lack of data; it must not become a promise that was not there.
+/// A verdict may become unknown for lack of data; it must not become better.
 fn no_better(before: &Value, after: &Value, what: &str) {
     let advisories = |report: &Value| report["advisories"].as_array().expect("a list").clone();
     for (old, new) in advisories(before).iter().zip(advisories(after)) {
-        // An ingredient that cannot be seen any more leaves what protects.
+        // An ingredient that can no longer be seen leaves the safeguard.
         let protected = old["state"] == "not_affected" && new["state"] == "mitigated";
         let kept = new["state"] == old["state"] || new["state"] == "unknown" || protected;
         assert!(kept, "{what}: {} was {}, is {}", old["id"], old["state"], new["state"]);
@@ -405,7 +405,7 @@ fn no_better(before: &Value, after: &Value, what: &str) {
     assert!(new.is_null() || new.as_array().map(Vec::len) == old.as_array().map(Vec::len), "{what}: {new}");
 }
 
-/// Cut short anywhere, an answer is a failed one.
+/// A response that is cut anywhere is a failed one.
 #[test]
 fn truncated_answers_are_never_shorter_lists() {
     let capture = CaptureDir::of(&tunnel().nodes[0], &[]);
@@ -420,7 +420,7 @@ fn truncated_answers_are_never_shorter_lists() {
             copy.write(&name, &bytes[..length]);
             let after = json(copy.check(&["--format", "json", DEFECT]));
             let what = format!("{name} cut to {length} of {} bytes", bytes.len());
-            // A decimal number that is cut is a smaller number; sysctl files end in a line feed, which tells.
+            // A decimal number that is cut is a smaller number; sysctl files end in a line feed, which reveals it.
             no_better(&before, &after, &what);
             if name.starts_with("netlink/") {
                 let failed = |source: &Value| source["state"] == "failed";
@@ -431,7 +431,7 @@ fn truncated_answers_are_never_shorter_lists() {
     }
 }
 
-/// A release that was cut is another, older kernel: no verdict may rest on it.
+/// A release that was cut is another, older kernel: no verdict may be based on it.
 #[test]
 fn a_cut_kernel_release_is_not_another_kernel() {
     let capture = CaptureDir::of(&Netns::new(), &[]);
@@ -451,7 +451,7 @@ fn a_cut_kernel_release_is_not_another_kernel() {
     }
 }
 
-/// Deterministic noise.
+/// A pseudo-random generator.
 struct Random(u64);
 
 impl Random {
@@ -494,7 +494,7 @@ fn two_hundred_corruptions_end_in_an_orderly_way() {
     }
 }
 
-/// What strangers may put into a directory: refused or a failed source, in bounded time.
+/// Files that strangers may put into a directory: rejected, or a failed source, in bounded time.
 #[test]
 fn odd_files_are_refused_quickly() {
     let capture = CaptureDir::of(&Netns::new(), &[]);
@@ -530,7 +530,7 @@ fn odd_files_are_refused_quickly() {
     };
     odd("procfs/file", &many, &["more than"]);
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
-    // Garbage is a failed source, and no verdict rests on it.
+    // Garbage is a failed source, and no verdict is based on it.
     let garbage = capture.copy();
     garbage.write(links, b"\xffgarbage".repeat(1000));
     let report = json(garbage.check(&["--format", "json", DEFECT]));
@@ -540,7 +540,7 @@ fn odd_files_are_refused_quickly() {
     assert_eq!(advisory["state"], "unknown", "{advisory:#}");
 }
 
-/// Each file, and a text of all, is read alike, whatever tool packed it.
+/// The files of a capture, and a single text with all of them, are read alike, whatever tool packed them.
 #[test]
 fn a_capture_as_one_text_is_the_same_capture() {
     let temporary = tempfile::tempdir().expect("a directory");

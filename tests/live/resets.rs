@@ -10,12 +10,12 @@ use crate::support::router::{Router, TARGET};
 use crate::support::segment::send_out_of_window;
 use crate::support::wait::{PATIENCE, eventually};
 
-/// Sources that are translated, and destinations.
+/// Connections whose source is translated, and those whose destination is.
 const SOURCES: &str = "snat-invalid-reset";
 const DESTINATIONS: &str = "tcp-invalid-reset";
 
-/// Opens a connection from here to an address that leads to the server, sends a segment of the server's that is out of the
-/// window, and tells whether the connection is reset.
+/// Opens a connection from here to an address that leads to the server, sends a segment of the server's outside the
+/// window, and returns whether the connection is reset.
 fn is_reset(lab: &Router, from: &Netns, to: SocketAddr) -> bool {
     is_reset_by(lab, from, to, |_, server| lab.server.enter(|| send_out_of_window(server)))
 }
@@ -41,7 +41,7 @@ fn is_reset_by(lab: &Router, from: &Netns, to: SocketAddr, send: impl Fn(&TcpStr
     false
 }
 
-/// Sends a byte there and another back; false: the server's connection was reset.
+/// Sends a byte in each direction; false: the server's connection was reset.
 fn goes_on(client: &mut TcpStream, server: &mut TcpStream) -> bool {
     const ENDED: [ErrorKind; 3] = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
     let mut byte = [0];
@@ -136,7 +136,7 @@ fn a_connection_to_a_service_is_reset_where_the_verdict_says_so() {
     let native = |chain: &str| format!("nft -f - <<'END'\ntable ip f {{ chain c {{ {chain}\n}}\n}}\nEND");
     let invalid = "-p tcp -m conntrack --ctstate INVALID -j DROP";
     let service = |program: &str| service(program, "PREROUTING");
-    // The client knows no way to the server, but only to the Service, as one beyond a default route's device.
+    // The client has a route to the Service but none to the server, as a client beyond the default route has.
     let outside = "ip route add default via 10.77.1.11 dev lan0";
     let map = native(
         "type nat hook prerouting priority -100; ip daddr . tcp dport vmap { 10.96.0.1 . 80 : goto d };\n}\nchain d { meta l4proto tcp dnat to 10.77.2.2:7777;",
@@ -248,7 +248,7 @@ fn a_host_that_asks_a_service_itself_is_reset_where_the_verdict_says_so() {
     }
 }
 
-/// Both verdicts are these, and the connection is reset if one of them says so.
+/// Asserts that both verdicts are these, and that the connection is reset if one of them says so.
 fn agree(lab: &Router, client: &Netns, states: [&str; 2], name: &str) {
     let report = check_here(&lab.router, &["--advisory", SOURCES, "--advisory", DESTINATIONS]);
     assert_eq!([report.state(DESTINATIONS), report.state(SOURCES)], states, "{name}: {}", report.json);
@@ -256,13 +256,13 @@ fn agree(lab: &Router, client: &Netns, states: [&str; 2], name: &str) {
     assert_eq!(reset, states.contains(&"exposed"), "{name}");
 }
 
-/// Connections whose entries are lost.
+/// The advisory about connections whose entries are lost.
 const IDLE: &str = "idle-connection-reset";
 
-/// Opens a connection, lets `lose` have its entry vanish, and tells whether the client's next segment gets to the server, or is
-/// answered with a reset.
+/// Opens a connection, calls `lose` to remove its entry, and returns whether the client's next segment reaches the
+/// server (true) or is answered with a reset.
 fn outlives_its_entry(lab: &Router, lose: impl Fn()) -> bool {
-    // A program that another thread starts just now has what was listening before until it runs.
+    // A child process that has not called exec yet still holds an earlier listener.
     let listener = eventually(PATIENCE, || lab.server.enter(|| TcpListener::bind(TARGET)));
     let mut client = lab.client.enter(|| TcpStream::connect_timeout(&TARGET.into(), PATIENCE).expect("a connection"));
     let (mut server, _) = listener.accept().expect("the connection");
@@ -364,7 +364,7 @@ fn an_idle_connection_is_reset_where_the_verdict_says_so() {
                 });
                 assert_eq!(!lives, reset.unwrap_or(false), "{name}");
                 if reset.is_none() {
-                    // What is lost in another way is reset all the same.
+                    // Entries that are lost otherwise lead to a reset nevertheless.
                     let lives = outlives_its_entry(&lab, || {
                         lab.router.run(&["conntrack", "-D", "-p", "tcp"]);
                     });

@@ -23,7 +23,7 @@ use crate::support::strace::Call;
 use crate::support::traffic::exhaust;
 use crate::support::wait::{PATIENCE, eventually};
 
-/// One of two rule sets that replace each other; `filler` rules make the listing of a chain longer than one datagram.
+/// One of two alternating rule sets; `filler` rules make the listing of a chain longer than one datagram.
 fn variant(chains: usize, rule: &str, filler: usize) -> String {
     let mut text = String::from("table ip t { }\ndelete table ip t\ntable ip t {\n");
     for number in 1..=chains {
@@ -39,7 +39,7 @@ fn variant(chains: usize, rule: &str, filler: usize) -> String {
     text + " }\n}\n"
 }
 
-/// What `look` sees while two rule sets replace each other: one of them or that it could not tell, never a mixture.
+/// While two rule sets alternate, `look` returns one of them or that it is unknown, never a mixture.
 fn never_mixes(ns: &Netns, filler: usize, mut look: impl FnMut() -> Report) {
     const REPORTS: usize = 60;
     let variants = [
@@ -84,12 +84,12 @@ fn never_mixes(ns: &Netns, filler: usize, mut look: impl FnMut() -> Report) {
     let changes = generation(ns).wrapping_sub(first);
     println!("{filler} more rules: {seen:?} and {failed} failed, {changes} changes");
     assert!(changes as usize >= REPORTS / 4, "the rules stood still: {changes} changes");
-    // What takes long to read can change eight times in a row.
+    // A long reading can be interrupted by a change eight times in a row.
     let enough = if filler == 0 { REPORTS / 2 } else { 1 };
     assert!(seen.iter().sum::<usize>() >= enough, "{seen:?} and {failed} failed");
 }
 
-/// Short and long listings, by a program that looks once.
+/// Short and long listings, in single readings.
 #[test]
 fn a_report_never_mixes_two_rule_sets() {
     for filler in [0, 300] {
@@ -98,7 +98,7 @@ fn a_report_never_mixes_two_rule_sets() {
     }
 }
 
-/// By an exporter, which remembers what it has read.
+/// By an exporter, which reuses what it has read.
 #[test]
 fn a_served_report_never_mixes_two_rule_sets() {
     let ns = Netns::new();
@@ -107,7 +107,7 @@ fn a_served_report_never_mixes_two_rule_sets() {
     server.stop();
 }
 
-/// A capture holds one rule set, or what says that it could not be read.
+/// A capture holds one rule set, or says that it could not be read.
 #[test]
 fn a_capture_never_mixes_two_rule_sets() {
     let ns = Netns::new();
@@ -132,7 +132,7 @@ fn router() -> Router {
 /// New flows through the router, each of one packet of 29 bytes.
 fn send(lab: &Router, flows: u16) {
     let before = lab.delivered();
-    // Packets of known flows do not meet the rules again.
+    // Packets of known flows do not traverse the rules again.
     lab.router.cmd("conntrack -F");
     exhaust(lab, Proto::Udp, flows);
     eventually(PATIENCE, || {
@@ -141,7 +141,7 @@ fn send(lab: &Router, flows: u16) {
     });
 }
 
-/// Real packets are counted as the standard tools count them.
+/// Packets are counted as the standard tools count them.
 #[test]
 fn counters_are_those_of_the_kernel() {
     let lab = router();
@@ -164,7 +164,7 @@ fn counters_are_those_of_the_kernel() {
     assert_eq!(counted.filter_map(Value::as_u64).sum::<u64>(), 20, "{}", report.json["source_nat_rules"]);
 }
 
-/// The sum over kinds of packets and bytes that an exporter shows, and the number of rules.
+/// Sums of packets and bytes over all kinds in an exporter's metrics, and the number of rules.
 fn totals(metrics: &Exposition) -> [u64; 3] {
     ["rule_packets_total", "rule_bytes_total", "rules"].map(|name| {
         let series = metrics.series(&format!("natwatch_source_nat_{name}"));
@@ -172,7 +172,7 @@ fn totals(metrics: &Exposition) -> [u64; 3] {
     })
 }
 
-/// Rules come and go; the counters go up by what passed, and never fall.
+/// Rules are added and removed; the counters grow with the packets, and never fall.
 #[test]
 fn served_counters_never_fall() {
     let lab = router();
@@ -219,7 +219,7 @@ fn served_counters_never_fall() {
     shown(0, 2, "restored without them");
     send(&lab, 6);
     shown(6, 2, "after 6 more");
-    // Written anew all the time, as kube-proxy does it.
+    // Rewritten all the time, as by kube-proxy.
     for round in 0..20 {
         load(ns, &["iptables-nft-restore", "-w"], &saved);
         shown(0, 2, &format!("written anew, {round}"));
@@ -229,7 +229,7 @@ fn served_counters_never_fall() {
     server.stop();
 }
 
-/// Nobody without CAP_NET_ADMIN sees rules, and that is said; with it alone they are seen.
+/// Without CAP_NET_ADMIN no rules are seen, and the report says so; with it alone they are seen.
 #[test]
 fn the_capability_decides_over_the_rules() {
     let ns = Netns::new();
@@ -239,7 +239,7 @@ fn the_capability_decides_over_the_rules() {
     let binary = binary.to_str().expect("UTF-8");
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let without = ["--bounding-set=-all", "--inh-caps=-all"];
-    // The second one lets it see that there are no legacy tables; without that there is no list.
+    // The second capability shows that there are no legacy tables; without it there is no list.
     let ambient = ["--inh-caps=+net_admin,+dac_read_search", "--ambient-caps=+net_admin,+dac_read_search"];
     let identities: [(&str, Vec<&str>, bool); 6] = [
         ("root", vec!["setpriv"], true),
@@ -278,7 +278,7 @@ fn assert_no_rules(report: &Report, metrics: &Exposition, name: &str) {
     assert_eq!(series, BTreeSet::new(), "{name}");
 }
 
-/// `unshare -Urn`: root of a user namespace sees the rules of the network that it owns.
+/// `unshare -Urn`: root of a user namespace sees the rules of its own network.
 #[test]
 fn root_of_a_user_namespace_sees_the_rules_that_it_made() {
     let ns = Netns::new();
@@ -295,7 +295,7 @@ fn root_of_a_user_namespace_sees_the_rules_that_it_made() {
     assert_eq!(tables, ["own", "nat"]);
 }
 
-/// A kernel that could load nf_tables and has not: no question is asked that would load it.
+/// A kernel that could load nf_tables and has not: no request is sent that would load it.
 #[test]
 fn a_module_that_is_not_loaded_is_not_loaded_by_looking() {
     let ns = Netns::new();
@@ -317,7 +317,7 @@ fn a_module_that_is_not_loaded_is_not_loaded_by_looking() {
     assert_eq!(state, "absent", "{detail}");
     assert!(detail.contains("nf_tables"), "{detail}");
     assert_eq!(report.json["source_nat_rules"], Value::Array(Vec::new()), "a fact: {}", report.json);
-    // Where nothing tells, nothing is asked either, and that is no fact.
+    // Where nothing indicates either, no request is sent, and the rules are unknown.
     procfs.remove("kallsyms");
     let (report, calls) = traced(&ns, &paths);
     assert_eq!((sockets(&calls), questions(&calls)), (0, Vec::new()), "{calls:?}");
@@ -344,7 +344,7 @@ fn state(ns: &Netns) -> Vec<(String, String)> {
     commands.iter().map(|line| run(line)).chain(state_without_counters(ns)).collect()
 }
 
-/// The same without what packets change.
+/// The same without counters.
 fn state_without_counters(ns: &Netns) -> Vec<(String, String)> {
     let mut state = vec![("nft".to_owned(), ns.cmd("nft -s -a list ruleset"))];
     for name in ["ip_tables_names", "ip6_tables_names", "ip_tables_targets", "ip_tables_matches", "ip6_tables_targets"]
@@ -368,13 +368,13 @@ fn without_dates(text: &str) -> String {
     text.lines().filter(|line| !line.starts_with("# ")).collect::<Vec<_>>().join("\n")
 }
 
-/// Reading rules changes none of them, nor their generation, and brings no table into being.
+/// Reading rules changes none of them, nor their generation, and creates no table.
 #[test]
 fn looking_changes_nothing() {
     let ns = Netns::new();
     ns.cmd("iptables-legacy -w -t filter -A FORWARD -j ACCEPT");
     load(&ns, &["iptables-nft-restore", "-w"], &services(20));
-    // A tunnel, whose addresses are looked up in sets; without what the kernel sends of its own accord.
+    // A tunnel, whose addresses are looked up in sets; without packets that the kernel sends by itself.
     for scope in ["all", "default"] {
         ns.sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), 1);
     }
@@ -411,7 +411,7 @@ fn looking_changes_nothing() {
     }
     server.stop();
     assert_unchanged(&before, &state_without_counters(&ns));
-    // A change does move the generation.
+    // A change raises the generation.
     let last = generation(&ns);
     assert!(try_load(&ns, &["nft", "-f", "-"], "add table ip more").status.success());
     assert_eq!(generation(&ns), last + 1);

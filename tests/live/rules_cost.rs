@@ -14,10 +14,10 @@ use crate::support::strace::Strace;
 use crate::support::wait::{PATIENCE, eventually};
 
 const SERVICES: usize = 15_000;
-/// What one look may ask, whatever the number of Services.
+/// Maximum number of requests in one reading, whatever the number of Services.
 const MOST_QUESTIONS: usize = 30;
 
-/// No list of rules is asked for without table and chain.
+/// No list of rules is requested without table and chain.
 #[track_caller]
 fn assert_chain_by_chain(asked: &[RequestKind]) {
     for question in asked.iter().filter(|question| question.what() == "GETRULE") {
@@ -25,7 +25,7 @@ fn assert_chain_by_chain(asked: &[RequestKind]) {
     }
 }
 
-/// The questions of the last of three scrapes, after the report was right in each.
+/// The requests of the last of three scrapes, after checking each report.
 fn steady_questions(ns: &Netns) -> Vec<RequestKind> {
     let strace = Strace::of("sendto,sendmsg,write,writev");
     let server = Server::start_as(ns, &[strace.words(), vec![NATWATCH]].concat(), &HERE);
@@ -34,7 +34,7 @@ fn steady_questions(ns: &Netns) -> Vec<RequestKind> {
         server.ok("/metrics");
     }
     server.stop();
-    // Sorted into looks by the answers to the scrapes between them.
+    // Grouped by reading: a response to a scrape ends each group.
     let mut looks: Vec<Vec<RequestKind>> = vec![Vec::new()];
     for call in strace.calls() {
         let to_scraper = call.socket.is_some_and(|socket| socket.accepted);
@@ -51,19 +51,19 @@ fn steady_questions(ns: &Netns) -> Vec<RequestKind> {
     last
 }
 
-/// Kind of each question, and the chain where it is about one.
+/// Kind of each request, and the chain if it is about one.
 fn outline(asked: &[RequestKind]) -> Vec<String> {
     asked.iter().map(|question| format!("{} {}", question.what(), question.chain).trim().to_owned()).collect()
 }
 
-/// 30,000 rules of Services: the answer is right, and no chain of a single one is read.
+/// 30,000 rules of Services: the report is right, and no chain of a single Service is read.
 #[test]
 fn chains_of_many_services_are_not_read() {
     let ns = Netns::new();
     load(&ns, &["iptables-nft-restore", "-w"], &services(SERVICES));
     let (report, calls) = traced(&ns, &[]);
     let mut wanted = Rules::new();
-    // The listing of all chains takes the standard tools far longer than natwatch.
+    // The standard tools take far longer than natwatch to list all chains.
     let listed = ns.run(&["iptables-nft-save", "-c", "-t", "nat"]);
     for (chain, rules) in saved(&listed).into_iter().filter(|(_, rules)| !rules.is_empty()) {
         wanted.insert(("ipv4".into(), "nat".into(), chain), rules);
@@ -82,7 +82,7 @@ fn chains_of_many_services_are_not_read() {
     assert_eq!(outline(&asked), ["GETGEN", "GETRULE KUBE-POSTROUTING", "GETGEN"], "{asked:?}");
 }
 
-/// With a tunnel up, what UDP meets matters: the chains that a node's own packets cross are dumped, each once.
+/// With a tunnel up the rules for UDP matter: chains that the node's own packets traverse are dumped, each once.
 #[test]
 fn a_chain_is_dumped_once() {
     let ns = Netns::new();
@@ -102,7 +102,7 @@ fn a_chain_is_dumped_once() {
     assert!(!chains.iter().any(|chain| chain.starts_with("KUBE-SVC")), "{chains:?}");
 }
 
-/// What decoding many rules takes is given back: the process grows by next to nothing.
+/// Memory for decoding many rules is returned: the process hardly grows.
 #[test]
 fn memory_is_given_back() {
     /// 30,000 rules of legacy tables have 15 MiB, and as much again while they are decoded.
@@ -123,7 +123,7 @@ fn memory_is_given_back() {
             load(&ns, &[restore, "-w"], &services(SERVICES));
             resident();
         }
-        // It is given back when everyone has been answered.
+        // It is returned after all responses were sent.
         eventually(PATIENCE, || (resident() < before + MOST).then_some(()));
     }
 }
@@ -179,7 +179,7 @@ fn services_of_nftables_are_not_read() {
     assert_eq!(outline(&steady_questions(&ns)), ["GETGEN"]);
 }
 
-/// A chain for each pod, as the CNI plugin bridge makes them: all are read, and their counters again.
+/// A chain for each pod, as the CNI plugin bridge makes them: all are read, and their counters at each reading.
 #[test]
 fn a_chain_for_each_pod_is_read() {
     const PODS: usize = 500;
@@ -206,7 +206,7 @@ fn a_chain_for_each_pod_is_read() {
     assert_chain_by_chain(&asked);
 }
 
-/// Which questions an exporter asks again and again.
+/// The requests that an exporter repeats at each reading.
 #[test]
 fn the_steady_state_asks_for_counters_and_the_generation_only() {
     let ns = Netns::new();
@@ -249,7 +249,7 @@ fn the_steady_state_asks_for_counters_and_the_generation_only() {
     assert_eq!(outline(&steady_questions(&ns)), ["GETGEN"], "no rules at all");
 }
 
-/// A tunnel whose addresses are looked up in large sets: those addresses are asked about, and no other element is read.
+/// A tunnel whose addresses are looked up in large sets: those addresses are looked up, and no other element is read.
 #[test]
 fn sets_are_asked_about_single_addresses() {
     let ns = Netns::new();

@@ -21,13 +21,14 @@ use crate::support::netns::{Netns, veth_within};
 use crate::support::rules::load;
 use crate::support::tools::{expect_success, require};
 
-/// What the step from twice to four times the rules may cost, of that from once to twice; 2 is what is in proportion.
+/// Maximum ratio of the cost of the step from twice to four times the rules to that of the step before; 2 is
+/// proportional.
 const GROWTH: f64 = 3.0;
 
-/// What there is many of on a node.
+/// What a node has many of.
 #[derive(Clone, Copy, Debug)]
 enum Many {
-    /// Rules as this program loads them; name in benches/scale.py.
+    /// Rules loaded by this program; their name in benches/scale.py.
     Rules(&'static str, &'static str),
     /// Peers of a tunnel: a forwarding entry, a neighbour and a route each.
     Peers,
@@ -35,7 +36,7 @@ enum Many {
     Veths,
 }
 
-/// What is counted, and of how many.
+/// What is measured, and with how many of them.
 const JUDGED: &[(Many, u32)] = &[
     (Many::Rules("iptables-nft-restore", "calico-and-services"), 40),
     (Many::Rules("iptables-nft-restore", "neutron"), 48),
@@ -48,7 +49,7 @@ const DECODED: &[(Many, u32)] = &[
     (Many::Veths, 50),
 ];
 
-/// A node with a tunnel and many of these, as it was recorded.
+/// A recorded node with a tunnel and many of these.
 fn recorded(many: Many, count: u32) -> CaptureDir {
     let ns = Netns::new();
     veth_within(&ns, "eth0", "peer0");
@@ -119,14 +120,14 @@ fn capture() -> Capture {
     archive::load(Path::new(&path)).expect("a capture")
 }
 
-/// What runs under valgrind.
+/// Runs under valgrind.
 #[test]
 #[ignore = "decoding_grows_with_what_is_decoded runs it"]
 fn decoding() {
     decoded_under_valgrind(&capture());
 }
 
-/// Likewise.
+/// Runs under valgrind.
 #[test]
 #[ignore = "judging_grows_with_the_rules runs it"]
 fn judging() {

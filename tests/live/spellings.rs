@@ -29,7 +29,7 @@ fn node() -> Netns {
     ns
 }
 
-/// Rules of iptables by the name of their files, with the sets that they ask: IPv4's, IPv6's.
+/// Input by file name: for ipset, for iptables and for ip6tables.
 fn files() -> BTreeMap<String, [Option<String>; 3]> {
     let mut found: BTreeMap<String, [Option<String>; 3]> = BTreeMap::new();
     for folder in [directory(), directory().join("every")] {
@@ -47,15 +47,15 @@ fn files() -> BTreeMap<String, [Option<String>; 3]> {
     found
 }
 
-/// The advisories that rules decide about: no levels.
+/// The advisories that depend on rules, without fill levels.
 fn advisories(report: &Report) -> impl Iterator<Item = &Value> {
     let is_level = |id: &str| id == "conntrack-chain-limit" || LEVELS.contains(&id);
     let all = report.json["advisories"].as_array().expect("advisories").iter();
     all.filter(move |advisory| !is_level(advisory["id"].as_str().expect("an id")))
 }
 
-/// What is judged, and what is listed, but for who holds the rules, and what they have counted. The advisory about
-/// rules of both backends is about that.
+/// Verdicts and rules, without owners and counters. The advisory about rules in two backends is left out, as it is
+/// about that.
 fn told(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     for advisory in advisories(report) {
@@ -86,7 +86,8 @@ fn differences(one: &[String], other: &[String]) -> Vec<String> {
     [only(one, other, "-"), only(other, one, "+")].concat()
 }
 
-/// `check`, again where a busy machine left judging no time: a build for tests takes seconds for the rules of `every`.
+/// `check`, repeated if a busy machine had no time left for judging: a test build takes seconds for the rules of
+/// `every`.
 fn judged_to_the_end(ns: &Netns) -> Report {
     let was_stopped = |report: &Report| report.json.to_string().contains("judging was stopped");
     let mut reports = (0..10).map(|_| check_here(ns, &[]));
@@ -160,8 +161,7 @@ const PAIRS: &[(&str, &str)] = &[
     ("-m time --timestart 10:00 --timestop 11:00", "meta hour \"10:00\"-\"11:00\""),
 ];
 
-/// Each as what a rule of postrouting tests before it translates: with nft, with iptables in nf_tables, and in a legacy
-/// table.
+/// Each as a test of a postrouting rule that translates: with nft, with iptables in nf_tables, and in a legacy table.
 #[test]
 fn a_match_of_iptables_is_judged_like_nfts_own() {
     let mut wrong = Vec::new();
@@ -199,7 +199,7 @@ fn a_match_of_iptables_is_judged_like_nfts_own() {
     assert!(different.len() > 1, "what is tested decides: {different:?}");
 }
 
-/// A rule of POSTROUTING of table nat as iptables and as nft write it, and whose it is.
+/// A rule in POSTROUTING of table nat as iptables and as nft write it, and its owner.
 #[rustfmt::skip]
 const OWNED: &[(&str, &str, &str)] = &[
     ("docker", "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", "ip saddr 172.17.0.0/16 oifname != \"docker0\" masquerade"),

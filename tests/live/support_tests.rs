@@ -69,7 +69,7 @@ fn old_kube_proxy_rules_break_outer_checksums_unless_offload_is_off() {
         assert_eq!(proc_netstat(b)["UdpInCsumErrors"], broken, "{offloaded}");
         assert_eq!(nstat(b)["UdpInCsumErrors"], broken, "{offloaded}");
         assert_eq!(proc_netstat(a)["TcpExtTCPSynRetrans"], broken, "{offloaded}");
-        // Quickness is not checked: a busy machine is slow for other reasons too.
+        // Speed is not checked: a busy machine is slow for other reasons too.
         let slow = took >= Duration::from_millis(900);
         assert!(slow || !offloaded, "{took:?}");
     }
@@ -84,7 +84,7 @@ fn offload_features_are_read_as_ethtool_prints_them() {
     assert!(!found["tx-checksum-ip-generic"].on);
     assert!(found["tx-checksum-ipv4"].fixed);
     assert!(found["rx-checksumming"].wanted());
-    // Segmentation of TCP needs checksumming, hence it is off although nobody said so.
+    // TCP segmentation needs checksumming, hence it is off although nobody requested that.
     let segmentation = found["tx-tcp-segmentation"];
     assert!(!segmentation.on && segmentation.wanted(), "{segmentation:?}");
     assert!(links(&ns).contains_key("eth1"));
@@ -92,7 +92,7 @@ fn offload_features_are_read_as_ethtool_prints_them() {
     assert!(kind_supported("bridge") && !kind_supported("nonsense"));
 }
 
-/// What the tests that nothing is sent rest on: sent in parts or at once, messages are known to the last byte.
+/// Tests that nothing is sent depend on this: whether sent in parts or at once, messages are logged to the last byte.
 #[test]
 fn what_is_sent_to_the_kernel_is_seen() {
     let ns = Netns::new();
@@ -104,7 +104,7 @@ fn what_is_sent_to_the_kernel_is_seen() {
         let of_kind = |message: &Message| message.protocol == i64::from(libc::NETLINK_ROUTE) && message.kind == kind;
         assert!(calls.iter().filter_map(Call::message).any(|message| of_kind(&message)), "{line}: {calls:?}");
         assert!(calls.iter().any(|call| call.makes_netlink(libc::NETLINK_ROUTE)), "{line}: {calls:?}");
-        // The program's own words.
+        // The program's own output.
         let written = calls.iter().filter(|call| call.is(&["write"]) && call.number(0) == 1);
         let written: Vec<u8> = written.flat_map(|call| call.sent.clone()).collect();
         assert_eq!(String::from_utf8_lossy(&written).contains("LOOPBACK"), line.contains("show"), "{line}: {calls:?}");

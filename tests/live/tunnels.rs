@@ -22,7 +22,7 @@ use crate::support::wait::{PATIENCE, eventually};
 
 const ADVISORY: &str = "vxlan-double-snat-checksum";
 
-/// What natwatch says, and what happens.
+/// natwatch's verdict, and what happens.
 #[derive(Debug)]
 struct Outcome {
     verdict: String,
@@ -37,8 +37,8 @@ fn play(case: &Case) -> Outcome {
     let report = check_here(&lab.node, &["--advisory", ADVISORY]);
     let verdict = report.state(ADVISORY).to_owned();
     let commands = commands(&report);
-    // Those are shown by nothing: no dump tells the order of chains, what packets bring along, what happens elsewhere, and
-    // what of a checksum is left to a device; and what was given up is natwatch's own bound.
+    // Commands show none of these: the order of chains, marks that packets arrive with, other namespaces, and checksums
+    // left to a device are in no dump; and natwatch's own limits end its work.
     let hidden = ["order", "flow", "elsewhere", "written"];
     let is_given_up = report.json.to_string().contains("a connection's mark still changes");
     let is_shown = !is_given_up && !case.planted.iter().any(|planted| hidden.contains(planted));
@@ -57,7 +57,7 @@ fn play(case: &Case) -> Outcome {
     Outcome { verdict, why, errors }
 }
 
-/// Commands that show what could not be told.
+/// Commands that show what is unknown.
 fn commands(report: &Report) -> Vec<String> {
     let evidence = report.advisory(ADVISORY)["evidence"].as_array().expect("a list");
     let lines = evidence.iter().map(|line| line.as_str().expect("a text"));
@@ -134,7 +134,7 @@ fn setup() -> Setup {
     }
 }
 
-/// One line in the log for each change, and for ten minutes a word about the flows that an exposure leaves behind.
+/// One log line for each change, and for ten minutes a note about the flows that an exposure leaves behind.
 #[test]
 fn a_verdict_that_changes_is_told_once_and_remembered() {
     let lab = TunnelLab::new(setup());
@@ -168,7 +168,7 @@ fn a_verdict_that_changes_is_told_once_and_remembered() {
     server.stop();
 }
 
-/// A tunnel whose device lives elsewhere has a socket here, and packets that the rules here translate.
+/// A tunnel whose device is in another namespace has a socket here, and packets that the rules here translate.
 #[test]
 fn what_is_beside_the_rules_makes_the_verdict_unknown() {
     let lab = TunnelLab::new(setup());
@@ -194,7 +194,7 @@ fn what_is_beside_the_rules_makes_the_verdict_unknown() {
     assert_eq!(state().state(ADVISORY), "not_affected", "without translation it does not matter");
 }
 
-/// A mark that no rule sets: a program gives it to packets of the client, which are forwarded into the tunnel.
+/// A mark that no rule sets: a program marks packets of the client, which are forwarded into the tunnel.
 #[test]
 fn a_program_where_forwarded_packets_come_in_makes_the_verdict_unknown() {
     let lab = TunnelLab::new(Setup { forwarding: true, ..setup() });
@@ -220,7 +220,7 @@ fn a_program_where_forwarded_packets_come_in_makes_the_verdict_unknown() {
     assert_eq!(report.state(ADVISORY), "unknown", "it carries the tunnel: {}", report.json);
 }
 
-/// Filters of a class below the root, and of a queueing discipline below that, which no dump of the root's shows.
+/// Filters of a class below the root, and of a queueing discipline below that, which no dump of the root shows.
 #[test]
 fn a_filter_below_the_root_makes_the_verdict_unknown() {
     let lab = TunnelLab::new(setup());
@@ -251,7 +251,7 @@ fn a_filter_below_the_root_makes_the_verdict_unknown() {
     mitigated(); // no packet meets filters of a leaf
 }
 
-/// Filters of traffic control where packets come in count if an action of theirs may mark: this kernel's does not.
+/// Filters of traffic control at ingress matter if they have an action that may mark: this kernel's has none.
 #[test]
 fn a_filter_without_an_action_that_marks_changes_no_verdict() {
     let lab = TunnelLab::new(Setup { forwarding: true, ..setup() });
@@ -298,7 +298,7 @@ fn a_tunnel_whose_device_lives_elsewhere_is_judged_by_its_socket() {
     }
 }
 
-/// What the device writes into outer headers is asked for by rules.
+/// Rules test what the device writes into outer headers.
 #[test]
 fn what_a_device_is_set_to_tells_what_its_headers_are() {
     for (settings, test, state) in [
@@ -316,7 +316,7 @@ fn what_a_device_is_set_to_tells_what_its_headers_are() {
     }
 }
 
-/// Packets of the peer come in with the mark of the packet around them, or with one that the peer has chosen; answers to them have
+/// Packets of the peer arrive with the mark of the outer packet, or with one that the peer has chosen; replies have
 /// that of the connection.
 #[test]
 fn packets_come_out_of_a_tunnel_with_marks() {
@@ -355,7 +355,7 @@ fn packets_come_out_of_a_tunnel_with_marks() {
             if done { Ok(()) } else { Err(format!("{settings}, {rules:?}: no answer")) }
         });
         assert_eq!(lab.errors() > before, state == "exposed", "{settings}, {rules:?}");
-        // Whether those that are sent back leave a checksum to the device only their way here tells.
+        // Whether packets sent back leave a checksum to the device depends on how they arrived here.
         let rules: Vec<&&str> = rules.iter().filter(|rule| !rule.contains("CONNMARK")).collect();
         lab.node.cmd("iptables-legacy -w -t mangle -F");
         for rule in &rules {
@@ -369,7 +369,7 @@ fn packets_come_out_of_a_tunnel_with_marks() {
     }
 }
 
-/// The device of a tunnel is that of its default destination: packets to others are routed, by their mark as well.
+/// A tunnel's device is that of its default destination: packets to other remotes are routed, by their mark as well.
 #[test]
 fn entries_of_the_forwarding_database_do_not_insist_on_the_tunnels_device() {
     let lab = TunnelLab::new(Setup { settings: "dev eth0", ..setup() });
@@ -389,7 +389,7 @@ fn entries_of_the_forwarding_database_do_not_insist_on_the_tunnels_device() {
     assert!(lab.send() > 0);
 }
 
-/// Without a quota the match holds for every packet, with one for those beyond it.
+/// Without a quota the match matches every packet, with one those beyond it.
 #[test]
 fn rules_that_count_for_an_accounting_object_are_understood() {
     for (quota, state) in [(None, "exposed"), (Some(1), "exposed")] {

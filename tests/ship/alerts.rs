@@ -27,17 +27,17 @@ use crate::support::vxlan::Vxlan;
 use crate::support::wait::{PATIENCE, eventually, exclusive};
 
 const RULES: &str = "deploy/prometheus/natwatch.rules.yaml";
-/// Loaded beside them by those who want to be told of what is only information.
+/// Rules for information only, which users load in addition if they want them.
 const INFO: &str = "deploy/prometheus/natwatch-info.rules.yaml";
 /// Sections of a runbook, in this order.
 const SECTIONS: [&str; 5] = ["Meaning", "Impact", "Confirm", "Fix", "Verify"];
-/// It is about no target, so nothing serves its runbook.
+/// This alert is about no target, so no target serves its runbook.
 const ABOUT_NO_TARGET: &str = "NatwatchAbsent";
-/// What every target has, or may have.
+/// Labels that every target has, or may have.
 const TARGET: [&str; 3] = ["cluster", "job", "instance"];
-/// How much faster than in real life time passes in the tests below: windows of 5 minutes take 10 seconds.
+/// Factor by which time passes faster in the tests below: windows of 5 minutes take 10 seconds.
 const HASTE: u32 = 30;
-/// An alert that waits for ten minutes is there after half a minute; a busy machine takes longer.
+/// An alert that waits for ten minutes arrives after half a minute; a busy machine takes longer.
 const DELIVERY: Duration = Duration::from_secs(180);
 
 fn path(name: &str) -> PathBuf {
@@ -56,7 +56,7 @@ fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-/// One rule as Prometheus has read it.
+/// One rule as Prometheus has parsed it.
 struct Rule(Value);
 
 impl Rule {
@@ -76,19 +76,19 @@ impl Rule {
         wanted(self.text("/query"))
     }
 
-    /// Its annotations, templates not expanded.
+    /// Its annotations, with unexpanded templates.
     fn annotations(&self) -> BTreeMap<String, String> {
         serde_json::from_value(self.0["annotations"].clone()).expect("texts")
     }
 }
 
-/// The rules of both files, as those of one.
+/// The rules of both files, as one file.
 fn shipped() -> String {
     let info = read(INFO);
     read(RULES) + info.split_once("groups:\n").expect("groups").1
 }
 
-/// A Prometheus is the parser, so that what is looked at is what it understands.
+/// Parsed by Prometheus, so that the test sees what Prometheus understands.
 fn rules() -> Vec<Rule> {
     let ns = Netns::new();
     let prometheus = Prometheus::start(&ns, &[], &shipped(), None);
@@ -125,7 +125,7 @@ fn promtool_passes_the_unit_tests() {
     }
 }
 
-/// Metrics, labels and their values are natwatch's, and joins are by what tells targets apart.
+/// Metrics, labels and their values are natwatch's, and joins use the labels that identify targets.
 #[test]
 fn expressions_ask_for_what_natwatch_has() {
     let rules = rules();
@@ -219,7 +219,7 @@ fn every_alert_has_a_severity_and_texts() {
         assert_eq!(annotations.get("runbook_url"), link.as_ref(), "{name}");
         assert!(runbook::text(name).is_some(), "{name}");
         assert_eq!(annotations["summary"].contains("$labels.instance"), about_one_target, "{name}");
-        // It would run for each alert in each round.
+        // It would run for each alert at each evaluation.
         assert!(
             !rule.0["annotations"].to_string().contains("query \\\"")
                 && !rule.0["annotations"].to_string().contains("| query"),
@@ -267,7 +267,7 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
     }
 }
 
-/// The command that the file of rules names leads every link elsewhere, and changes nothing else.
+/// The command in the rule file's comment redirects every link to a runbook, and changes nothing else.
 #[test]
 fn links_to_runbooks_can_be_led_elsewhere() {
     let shipped = shipped();
@@ -284,14 +284,14 @@ fn links_to_runbooks_can_be_led_elsewhere() {
             assert_eq!(after.trim(), format!("runbook_url: https://wiki.example/natwatch/{alert}"));
             links += 1;
         } else {
-            // The line that holds the command is changed by it, and is no rule.
+            // The line with the command is changed by itself, and is no rule.
             assert!(before == after || before.starts_with('#'), "{before}: {after}");
         }
     }
     assert!(links > 12, "{links}");
 }
 
-/// The tests below use the shipped rules with nothing changed but how fast time passes.
+/// The tests below use the shipped rules with shorter durations and no other change.
 #[test]
 fn rules_in_a_hurry_differ_in_durations_only() {
     let shipped = read(RULES);
@@ -314,7 +314,7 @@ fn rules_in_a_hurry_differ_in_durations_only() {
     assert_eq!(wanted.label_lists, [vec!["on", "g", "h"], vec!["group_left", "i"]]);
 }
 
-/// Prometheus with the shipped rules in a hurry, an Alertmanager, and a webhook at the end.
+/// Prometheus with the accelerated rules, an Alertmanager, and a webhook as receiver.
 struct Alerting<'a> {
     prometheus: Prometheus<'a>,
     _alertmanager: Alertmanager,
@@ -342,7 +342,7 @@ impl<'a> Alerting<'a> {
     }
 }
 
-/// Two packets on two CPUs, one lost; natwatch counts it, Prometheus notices, the Alertmanager tells.
+/// Two packets on two CPUs, one lost; natwatch counts it, Prometheus notices, the Alertmanager notifies.
 #[test]
 fn a_real_race_is_told() {
     let _machine = exclusive();
@@ -380,8 +380,8 @@ fn a_real_race_is_told() {
     }
 }
 
-/// A node with the rules of an old kube-proxy spoils its tunnel packets; its peer counts them. Both are told, each what
-/// concerns it, and the runbook's commands end it.
+/// A node with the rules of an old kube-proxy corrupts its tunnel's packets; its peer counts them. Alerts fire for
+/// both, each for its own part, and the runbook's commands end it.
 #[test]
 fn spoilt_tunnel_packets_are_told_and_the_runbook_helps() {
     let pair = Vxlan::default().build();

@@ -20,11 +20,11 @@ use crate::support::wait::{PATIENCE, eventually, exclusive};
 
 const NAMES: [&str; 2] = ["natwatch-fleet", "natwatch-node"];
 const RULES: &str = include_str!("../../deploy/prometheus/natwatch.rules.yaml");
-/// How much faster than in real life time passes for the rules: windows of 5 minutes take 10 seconds.
+/// Factor by which time passes faster for the rules: windows of 5 minutes take 10 seconds.
 const HASTE: u32 = 30;
 const ADVISORY: &str = "vxlan-double-snat-checksum";
 
-/// Queries that may yield nothing: panel, query, on which nodes, and why. No panel is empty because of them.
+/// Queries that may yield nothing: panel, query, nodes, and the reason. No panel is empty because of them.
 const MAY_BE_EMPTY: [(&str, &str, &[&str], &str); 5] = [
     ("Source-NAT rules by owner", "B", &["node-2", "node-3"], "no rules, or they cannot be read: query A says so"),
     ("Source-NAT rules by owner", "C", &["node-2", "node-3"], "the same"),
@@ -46,7 +46,7 @@ fn known() -> Known {
     Known { metrics: metrics_table(), recorded: recorded(), uids: NAMES.map(str::to_owned).into() }
 }
 
-/// What the shipped rules record.
+/// Names that the shipped rules record.
 fn recorded() -> BTreeSet<String> {
     let names = RULES.lines().filter_map(|line| line.trim().strip_prefix("- record: ")).map(str::to_owned);
     names.collect()
@@ -67,7 +67,8 @@ fn dashboards_keep_the_conventions() {
     }
 }
 
-/// The rules of Grafana's dashboard-linter hold, but for those that dashboards/.lint leaves out with a reason; and those it needs to.
+/// The rules of Grafana's dashboard-linter hold, except for exclusions in dashboards/.lint, each with a reason and
+/// needed.
 #[test]
 fn the_rules_of_dashboard_linter_hold() {
     let file: Value = serde_saphyr::from_str(&fs::read_to_string(path("x").with_file_name(".lint")).unwrap()).unwrap();
@@ -94,7 +95,7 @@ fn the_rules_of_dashboard_linter_hold() {
     }
 }
 
-/// Each change breaks one convention, and the lint says which.
+/// Each change breaks one convention, and the lint names it.
 #[test]
 fn every_convention_is_held() {
     let expr = |expr: &str| json!(expr);
@@ -167,7 +168,7 @@ fn every_convention_is_held() {
     assert!(problems.contains("no column links") && problems.contains("sets node"), "{problems}");
 }
 
-/// People read what a condition means, of every one in the catalogue.
+/// Every condition of the catalogue is shown as its meaning.
 #[test]
 fn conditions_are_told_in_words() {
     let advisories = &Catalogue::built_in().advisories;
@@ -189,7 +190,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }
 
-/// Name and value of the labels, and the number, of each series.
+/// Labels and value of each series.
 fn rows(found: &[Value]) -> Vec<(BTreeMap<String, String>, f64)> {
     let row = |series: &Value| {
         let labels = series["metric"].as_object().expect("labels").iter();
@@ -199,7 +200,7 @@ fn rows(found: &[Value]) -> Vec<(BTreeMap<String, String>, f64)> {
     found.iter().map(row).collect()
 }
 
-/// A fleet with traffic, scraped, in which node-1 becomes exposed while it is watched.
+/// A scraped fleet with traffic, in which node-1 becomes exposed during the test.
 struct Scene<'a> {
     fleet: &'a Fleet,
     prometheus: Prometheus<'a>,
@@ -211,7 +212,7 @@ impl<'a> Scene<'a> {
         scene.wait("count(count_over_time(natwatch_build_info[1m]) >= 3) == 5");
         scene.wait("instance:natwatch_conntrack_insert_lost:rate5m{instance=\"node-1\"}");
         scene.wait("count(count by (job) (cluster:natwatch_advisory_info:count)) == 3");
-        // Fifty flows for ten ports: all ten are tried in vain for most of them.
+        // Fifty flows for ten ports: most of them try all ten in vain.
         scene.wait(
             "instance:natwatch_conntrack_found_per_source_nat_rule_packets:ratio_rate5m{instance=\"node-1\", job=\"natwatch\"} > 7",
         );
@@ -229,7 +230,7 @@ impl<'a> Scene<'a> {
         self.prometheus.wait(query, || self.fleet.traffic());
     }
 
-    /// What a query yields at this moment. Panics if Prometheus refuses it.
+    /// What a query yields now. Panics if Prometheus rejects it.
     fn ask(&self, query: &Query, expr: &str) -> Vec<Value> {
         let place = format!("{}, query {}: {expr}", query.panel, query.id);
         let found = match query.kind.as_str() {
@@ -272,7 +273,7 @@ fn a_real_prometheus_answers_every_query() {
     what_changed_is_listed(&scene);
 }
 
-/// Both dashboards of each node, and the fleet's of all nodes together. Returns which excuses were needed.
+/// Both dashboards of each node, and the fleet dashboard for all nodes. Returns the exceptions that were needed.
 fn no_panel_is_empty(scene: &Scene, nodes: &[(&'static str, &'static str)]) -> BTreeSet<usize> {
     let mut used = BTreeSet::new();
     let both = nodes.iter().flat_map(|(job, node)| NAMES.map(|name| (name, *job, *node)));
@@ -307,7 +308,7 @@ fn no_panel_is_empty(scene: &Scene, nodes: &[(&'static str, &'static str)]) -> B
     used
 }
 
-/// Where nothing is wrong the panels say that, in words and zeros, instead of being empty.
+/// Without a problem panels say so, in words and zeros, instead of being empty.
 fn a_healthy_node_says_so(scene: &Scene) {
     let fleet = |title: &str| scene.panel("natwatch-fleet", title, "fine", "node-2");
     let node = |title: &str| scene.panel("natwatch-node", title, "fine", "node-2");
@@ -334,14 +335,14 @@ fn the_fleet_shows_who_is_exposed_and_why(scene: &Scene) {
         ("All", ""),
         "a link needs a value where there is no cluster"
     );
-    // What carries a veth is not to be seen, so both ends of the tunnel have an unknown verdict, too.
+    // The device under a veth cannot be seen, so that the verdict is unknown at both ends of the tunnel, too.
     for (title, value) in [("Nodes", 3.0), ("Exposed", 1.0), ("Unknown", 3.0), ("Not scraped", 1.0)] {
         eventually(PATIENCE, || match fleet(title)[0].1 {
             found if found == value => Ok(()),
             found => Err(format!("{title}: {found} and not {value}")),
         });
     }
-    // The sum may have been recorded a moment before what was waited for.
+    // The sum may have been recorded just before the awaited change.
     for title in ["Lost at insertion", "Bad checksums"] {
         eventually(PATIENCE, || if fleet(title)[0].1 > 0.0 { Ok(()) } else { Err(title) });
     }
@@ -385,14 +386,14 @@ fn the_node_shows_its_verdicts(scene: &Scene) {
     assert_eq!(features.iter().find(generic).expect("the feature").1, 1.0, "on, and not fixed");
 }
 
-/// What is listed beside it is tried in deploy/prometheus/tests/fleet.yaml, where a day passes.
+/// The list next to it is tested in deploy/prometheus/tests/fleet.yaml, in which a day passes.
 fn what_changed_is_listed(scene: &Scene) {
     let day = scene.panel("natwatch-fleet", "What is different from a day ago", "natwatch", "");
     assert_eq!(day.len(), 1, "nothing was there a day ago: {day:?}");
     assert_eq!((label(&day[0], "what"), label(&day[0], "now")), ("nodes", "3"));
 }
 
-/// Draws the dashboards of such a fleet: `make dashboards-preview`. See dashboards/preview/README.md for what it needs.
+/// Draws the dashboards of such a fleet: `make dashboards-preview`. Requirements: dashboards/preview/README.md.
 #[test]
 #[ignore = "needs node and chromium, and downloads Grafana's rendering code"]
 fn preview() {

@@ -17,7 +17,7 @@ use crate::support::netns::Netns;
 use crate::support::program::{HERE, NATWATCH, Run, natwatch};
 use crate::support::tools::{expect_success, require, require_root};
 
-/// Units that stay up, and those that end; the highest exposure that `systemd-analyze security` may find.
+/// Long-running units and others, with the highest exposure that `systemd-analyze security` may find.
 ///
 /// The probe makes namespaces, devices and packets: CAP_SYS_ADMIN alone is most of the difference.
 const UNITS: [(&str, &str); 3] = [
@@ -26,7 +26,7 @@ const UNITS: [(&str, &str); 3] = [
     ("textfile/natwatch-textfile.service", "20"),
 ];
 
-/// The plain manifests' image until somebody says where theirs is: no such domain is ever given to anyone (RFC 2606).
+/// Image of the plain manifests until users set theirs: no such domain can ever be registered (RFC 2606).
 const NOWHERE: &str = "registry.invalid/natwatch";
 
 fn path(name: &str) -> PathBuf {
@@ -56,14 +56,14 @@ fn yaml(name: &str) -> Value {
     serde_saphyr::from_str(&text(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// Long flags that `natwatch COMMAND` has.
+/// Long flags of `natwatch COMMAND`.
 fn flags_of(command: &str) -> BTreeSet<String> {
     let help = natwatch(&[command, "--help"]).expect(0);
     let words = help.split_whitespace().filter(|word| word.starts_with("--"));
     words.map(|word| word.trim_end_matches([',', '.', '`']).to_owned()).collect()
 }
 
-/// Panics unless natwatch has the sub-command and each of the flags that follow it.
+/// Panics unless natwatch has the subcommand and each of the flags that follow it.
 #[track_caller]
 fn assert_understood<'a>(what: &str, words: impl IntoIterator<Item = &'a str>) {
     let mut words = words.into_iter();
@@ -121,7 +121,7 @@ fn the_unprivileged_pod_is_nobody_without_capabilities() {
     assert_eq!((&capabilities["drop"], &capabilities["add"]), (&vec!["ALL"].into(), &Value::Null));
 }
 
-/// The pod's flags and probes are answered; in the chart they are the same words.
+/// natwatch accepts the pod's flags and answers its probes; the chart's are the same.
 #[test]
 fn the_pod_starts_a_natwatch_that_exists() {
     let pod = pod();
@@ -153,7 +153,7 @@ fn the_pod_starts_a_natwatch_that_exists() {
     assert_eq!(mounts, [format!("{root}/etc/os-release")]);
 }
 
-/// An init container that ends with a code other than 0 is started again and again: a defect is no failure of the probe.
+/// An init container that ends with another code than 0 is restarted for ever: a defect is no failure of the probe.
 #[test]
 fn the_probe_of_an_init_container_succeeds_whatever_it_finds() {
     require_root();
@@ -168,7 +168,7 @@ fn the_probe_of_an_init_container_succeeds_whatever_it_finds() {
     natwatch(&["probe", "--exit-zero", "--output=/nonexistent/probe.json"]).fails(1, &["/nonexistent/probe.json"]);
 }
 
-/// One version, one port, one name of the image, wherever they are written.
+/// Version, port and image name are the same wherever they are written.
 #[test]
 fn versions_ports_and_names_agree() {
     let version = env!("CARGO_PKG_VERSION");
@@ -188,8 +188,8 @@ fn versions_ports_and_names_agree() {
     assert_eq!(pod()["containers"][0]["ports"][0]["containerPort"], 10077);
 }
 
-/// There is no public image and no public repository. Whoever registered a name that is written here would be run with
-/// NET_ADMIN on every node, or be read by whoever is on call.
+/// There is no public image and no public repository. A name written here could be registered by anyone, and would be
+/// run with NET_ADMIN on every node, or be read by operators.
 #[test]
 fn nothing_that_is_deployed_names_what_nobody_owns() {
     let values = yaml("deploy/helm/natwatch/values.yaml");
@@ -219,7 +219,7 @@ fn nothing_that_is_deployed_names_what_nobody_owns() {
     }
 }
 
-/// Which alerts do not fire unless somebody asks for them; how they are changed is tried with helm.
+/// Alerts that do not fire by default; changing that is tested with helm.
 #[test]
 fn what_is_only_information_is_no_alert_by_default() {
     let values = yaml("deploy/helm/natwatch/values.yaml");
@@ -236,7 +236,7 @@ fn what_is_only_information_is_no_alert_by_default() {
     assert_eq!(severities, [BTreeSet::from(["critical".to_owned(), "warning".to_owned()]), ["info".to_owned()].into()]);
 }
 
-/// Directories that the program embeds, and what its build script reads.
+/// Directories that the program embeds, and files that its build script reads.
 fn embedded() -> BTreeSet<String> {
     let sources = below("src").into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
     let named = sources.flat_map(|file| {
@@ -248,7 +248,7 @@ fn embedded() -> BTreeSet<String> {
     named.chain(read.map(str::to_owned)).collect()
 }
 
-/// The crate and the context of `docker build` hold what builds: all that is embedded, and not the recordings of nodes.
+/// The crate, and the context of `docker build`, contain all that is embedded, without recordings of nodes.
 #[test]
 fn what_is_packed_builds_and_is_no_more() {
     let embedded = embedded();
@@ -278,7 +278,7 @@ fn what_is_packed_builds_and_is_no_more() {
     assert_eq!(others, [&"Cargo.lock", &"Cargo.toml", &"Cargo.toml.orig", &"README.md", &"build.rs"]);
 }
 
-/// Every value has a schema, and the schema no value that is not there.
+/// The schema has exactly the chart's values.
 #[test]
 fn the_schema_knows_each_value() {
     let values = yaml("deploy/helm/natwatch/values.yaml");
@@ -287,7 +287,7 @@ fn the_schema_knows_each_value() {
         assert!(schema["type"].is_string(), "{at} has no type: {schema}");
         let (Some(value), Some(known)) = (value.as_object(), schema["properties"].as_object()) else { return };
         assert_eq!(schema["additionalProperties"], false, "{at}");
-        // `global` is every chart's, and has what others want; `claims` is Kubernetes'.
+        // `global` exists in every chart and may have any content; `claims` are Kubernetes'.
         let ours = |name: &&String| !["global", "claims"].contains(&name.as_str());
         let there: BTreeSet<&String> = value.keys().filter(ours).collect();
         let known_names = known.keys().filter(ours);
@@ -306,7 +306,7 @@ fn the_schema_knows_each_value() {
     }
 }
 
-/// What the chart embeds is what stands in the repository: `make chart-files` copies it.
+/// The chart's copies equal the repository's files: `make chart-files` copies them.
 #[test]
 fn the_chart_embeds_the_rules_and_dashboards_as_they_are() {
     for (sources, extension, copies) in [("deploy/prometheus", "yaml", "rules"), ("dashboards", "json", "dashboards")] {
@@ -351,12 +351,12 @@ fn units_start_a_natwatch_that_exists() {
         }
     }
     assert_eq!(started, 2);
-    // The environment file's proposals are understood too.
+    // The proposals in the environment file are valid, too.
     let default = text("deploy/systemd/natwatch.default");
     for line in default.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix("NATWATCH_ARGS=")) {
         assert_understood("natwatch.default", ["serve"].into_iter().chain(line.split_whitespace()));
     }
-    // The file that one writes is the one that the other reads, and the codes that are no failure are the contract's.
+    // One unit writes the file that the other reads, and the success codes are the contract's.
     assert!(default.contains("/run/natwatch/probe.json"));
     let probe = settings("deploy/systemd/natwatch-probe.service");
     let has = |key: &str, value: &str| probe.iter().any(|(k, v)| k == key && v == value);
@@ -364,8 +364,8 @@ fn units_start_a_natwatch_that_exists() {
     assert!(has("SuccessExitStatus", "2 3") && has("RuntimeDirectory", "natwatch"));
 }
 
-/// README and the environment file move the port in the same way, which the unit that listens understands; and nothing asks for
-/// an address beside the socket.
+/// README and the environment file describe the same way to move the port, which the socket unit accepts; nothing sets
+/// a listen address besides the socket.
 #[test]
 fn the_port_is_moved_in_the_socket_unit() {
     let default = text("deploy/systemd/natwatch.default");
@@ -402,11 +402,11 @@ fn the_port_is_moved_in_the_socket_unit() {
     assert_eq!(Run::of(verify.env("LC_ALL", "C")).expect(0), "");
 }
 
-/// systemd takes every line, and finds little that it could still take away.
+/// systemd accepts every line, and finds few rights that could still be dropped.
 #[test]
 fn systemd_finds_the_units_in_order() {
     require("systemd-analyze");
-    // A root with what the units start, so that nothing is said about programs that are not there.
+    // A root with the programs that the units start, so that none is reported as missing.
     let root = Tree::empty();
     for (directory, files) in [
         (
@@ -425,7 +425,7 @@ fn systemd_finds_the_units_in_order() {
         let program = Path::new(root.path()).join(program);
         fs::set_permissions(program, fs::Permissions::from_mode(0o755)).expect("permissions");
     }
-    // The targets and the slices that every system has.
+    // The targets and slices of every system.
     let system = ["/usr/lib/systemd/system", "/lib/systemd/system"].map(Path::new);
     let system = system.into_iter().find(|directory| directory.is_dir()).expect("systemd's own units");
     root.directories("usr/lib/systemd");
@@ -433,7 +433,7 @@ fn systemd_finds_the_units_in_order() {
     let units = ["natwatch.service", "natwatch.socket", "natwatch-probe.service", "natwatch-textfile.service"];
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no", "--recursive-errors=no", &format!("--root={}", root.path())]).args(units);
-    // A key that systemd does not know is only a warning.
+    // An unknown key is only a warning to systemd.
     assert_eq!(Run::of(verify.arg("natwatch-textfile.timer").env("LC_ALL", "C")).expect(0), "");
 
     for (unit, most) in UNITS {
@@ -445,7 +445,7 @@ fn systemd_finds_the_units_in_order() {
     }
 }
 
-/// The configuration that node-problem-detector is given runs natwatch as it says, and understands its codes.
+/// node-problem-detector's configuration runs natwatch as documented, and interprets its codes.
 #[test]
 fn node_problem_detector_runs_what_its_configuration_names() {
     let configuration: Value = serde_json::from_str(&text("deploy/node-problem-detector/natwatch.json")).expect("JSON");
@@ -489,21 +489,21 @@ fn node_problem_detector_is_given_what_upstream_lacks() {
     assert!(page.contains("--from-file=natwatch.json"));
 }
 
-/// A directory of node_exporter's and the script that fills it.
+/// A textfile directory of node_exporter's, and the script that fills it.
 struct Textfile {
     ns: Netns,
     directory: Tree,
 }
 
 impl Textfile {
-    /// Runs the script with a natwatch.
+    /// Runs the script with a given natwatch.
     fn run(&self, natwatch: &str) -> Run {
         let mut command = self.ns.command(path("deploy/textfile/natwatch-textfile"));
         command.arg(self.directory.path()).env("NATWATCH", natwatch).env("NATWATCH_CHECK_ARGS", HERE.join(" "));
         Run::of(&mut command)
     }
 
-    /// Runs it with a natwatch that prints one line and ends with a code.
+    /// Runs it with a fake natwatch that prints one line and ends with a code.
     fn with(&self, script: &str) -> Run {
         let fake = Tree::empty();
         fake.write("natwatch", format!("#!/bin/sh\necho natwatch_fake 1\n{script}\n"));
@@ -533,24 +533,24 @@ fn the_textfile_is_replaced_when_natwatch_has_looked_and_kept_when_it_failed() {
     let first = textfile.published();
     let metrics = Exposition::parse(&first);
     assert_eq!(metrics.one_state("natwatch_source_info", &[("source", "nftables")]).as_deref(), Some("ok"));
-    // A file that nobody replaces any more tells its age; the alert NatwatchReportOld asks for it.
+    // The age of a file that is no longer replaced can be seen; the alert NatwatchReportOld uses it.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     let age = now - metrics.get("natwatch_report_timestamp_seconds", &[]).expect("a time");
     assert!((-1.0..60.0).contains(&age), "{age}");
-    // node_exporter has these itself, and refuses a file that has them too.
+    // node_exporter exports these itself, and rejects a file with the same names.
     assert!(!first.lines().any(|line| line.starts_with("process_")), "{first}");
     let mode =
         fs::metadata(format!("{}/natwatch.prom", textfile.directory.path())).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o644, "node_exporter is another user");
 
-    // No run at all, a failure after some output, an end by a signal: the old file stays.
+    // No run, a failure after some output, an end by a signal: the old file stays.
     for failing in ["exit 1", "exit 101", "kill -9 $$"] {
         textfile.with(failing).fails_with("stays as it was");
         assert_eq!(textfile.published(), first, "{failing}");
     }
     textfile.run("/nonexistent/natwatch").fails_with("stays as it was");
     assert_eq!(textfile.published(), first);
-    // Each state of the node is news.
+    // For each state of the node the file is replaced.
     for code in [0, 2, 3] {
         textfile.with(&format!("echo natwatch_code {code}; exit {code}")).expect(0);
         assert_eq!(textfile.published(), format!("natwatch_fake 1\nnatwatch_code {code}\n"));
@@ -569,7 +569,7 @@ impl FailsWith for Run {
     }
 }
 
-/// What the Debian package is made of exists, apart from what its script makes.
+/// The files of the Debian package exist, except for those that its script makes.
 #[test]
 fn the_debian_package_is_made_of_files_that_exist() {
     let manifest: toml::Table = text("Cargo.toml").parse().expect("TOML");

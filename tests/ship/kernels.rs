@@ -13,9 +13,9 @@ use serde_json::Value;
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernels");
 const ADVISORY: &str = "vxlan-double-snat-checksum";
-/// Seconds. Without hardware virtualisation a guest takes three minutes, five on a busy machine.
+/// In seconds. Without hardware virtualisation a guest takes three minutes, five on a busy machine.
 const PATIENCE: &str = "900";
-/// Rules, offload and outer checksum of a node, and what it is.
+/// Nodes: rules, offload, outer checksum, and a description.
 const NODES: [(&str, bool, bool, &str); 5] = [
     ("marked", true, true, "old rules"),
     ("marked", true, false, "old rules, no outer checksum"),
@@ -23,10 +23,10 @@ const NODES: [(&str, bool, bool, &str); 5] = [
     ("cleared", true, true, "rules that clear the mark"),
     ("marked", false, true, "old rules, tunnel's offload off"),
 ];
-/// The pairs of nodes of a guest, for each way to write rules: over IPv4 and over IPv6.
+/// Number of pairs of nodes in a guest for each rule backend: over IPv4 and over IPv6.
 const PAIRS: usize = 2 * NODES.len();
 
-/// What a guest said.
+/// The output of a guest.
 struct Guest {
     lines: BTreeMap<String, String>,
     tunnels: Vec<Tunnel>,
@@ -44,13 +44,13 @@ struct Tunnel {
     connected: bool,
     centiseconds: u64,
     wrong: u64,
-    /// Flows of the tunnel that leave with another port; `None`: that was not read.
+    /// Flows of the tunnel that left with another port; `None`: not read.
     rewritten: Option<usize>,
     probe: Verdict,
     tables: Verdict,
 }
 
-/// What `natwatch check` said of the sending node before there were packets, and its exit code.
+/// Verdict of `natwatch check` on the sending node before packets were sent, and its exit code.
 #[derive(Clone, Debug, Default)]
 struct Verdict {
     state: String,
@@ -71,7 +71,7 @@ impl Verdict {
         Self { state, code: code.to_owned(), why: advisory["conditions"].to_string() }
     }
 
-    /// Whether this is the verdict on a node whose packets are wrong, or are not. Unknown is neither.
+    /// Whether this is the verdict for a node whose packets are wrong (or are right). Unknown is neither.
     fn says(&self, wrong: bool) -> bool {
         match self.state.as_str() {
             "exposed" => wrong && self.code == "2",
@@ -87,7 +87,7 @@ impl Guest {
         serde_json::from_str(text).unwrap_or_else(|e| panic!("{name}: {e}: {text}"))
     }
 
-    /// State and basis by defect, of a report or of a probe.
+    /// State and basis by defect, from a report or a probe.
     fn defects(&self, name: &str) -> BTreeMap<String, (String, String)> {
         let json = self.json(name);
         let list = json["kernel"].get("defects").or_else(|| json.get("defects"));
@@ -103,13 +103,13 @@ impl Guest {
         self.tunnels.iter().filter(is)
     }
 
-    /// Whether NAT spoils a tunnel's checksums.
+    /// Whether NAT corrupts a tunnel's checksums.
     fn spoils(&self, checksum: bool) -> bool {
         self.nodes("marked", true, checksum).any(|tunnel| tunnel.wrong > 0)
     }
 }
 
-/// What does not agree. Told when all kernels were booted.
+/// Disagreements, reported after all kernels were booted.
 #[derive(Default)]
 struct Disagreements(Vec<String>);
 
@@ -128,7 +128,7 @@ fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A kernel to boot, within so many seconds.
+/// Boots a kernel, with a time limit in seconds.
 fn qemu(kernel: &Path, accelerator: &str, seconds: &str) -> Command {
     let mut qemu = Command::new("timeout");
     qemu.args([seconds, "qemu-system-x86_64", "-accel", accelerator, "-cpu", "max", "-machine", "q35"]);
@@ -137,8 +137,8 @@ fn qemu(kernel: &Path, accelerator: &str, seconds: &str) -> Command {
     qemu
 }
 
-/// Hardware virtualisation where it works. /dev/kvm tells little of it on a machine that is virtual itself: a kernel without a
-/// root must come to its panic.
+/// Hardware virtualisation if it works. On a virtual machine the existence of /dev/kvm is not enough: a kernel without
+/// a root must reach its panic.
 fn accelerator(kernel: &Path) -> &'static str {
     let opens = OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
     let works = opens && qemu(kernel, "kvm", "30").output().is_ok_and(|output| output.status.success());
@@ -167,7 +167,7 @@ fn boot(kernel: &Path, accelerator: &str, natwatch: &str) -> Guest {
 fn listen(said: &str) -> Guest {
     let mut guest = Guest { lines: BTreeMap::new(), tunnels: Vec::new(), stuck: Vec::new() };
     let (mut verdicts, mut after) = (BTreeMap::new(), Value::Null);
-    // The console's first line has the firmware's escape sequences in front.
+    // The console's first line begins with the firmware's escape sequences.
     let said_lines = said.lines().filter_map(|line| Some(line.split_once("== ")?.1.trim()));
     for line in said_lines {
         let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -219,7 +219,7 @@ fn listen(said: &str) -> Guest {
     guest
 }
 
-/// Each pair of nodes there is, and no packet wrong where something keeps that from happening.
+/// All pairs of nodes exist, and no packet is wrong where something prevents that.
 fn judge_nodes(name: &str, kernel: &Path, guest: &Guest, wrong: &mut Disagreements) {
     wrong.unless(guest.stuck.is_empty(), || format!("{name}: {:?}", guest.stuck));
     let mut backends = vec!["nftables"];
@@ -241,7 +241,7 @@ fn judge_nodes(name: &str, kernel: &Path, guest: &Guest, wrong: &mut Disagreemen
         // A lost SYN is sent again after a second. Slow may also be the machine.
         let in_time = tunnel.wrong == 0 || tunnel.centiseconds > 90;
         wrong.unless(in_time, || format!("{name}: packets were wrong, and nothing took a second: {tunnel:?}"));
-        // Whether its checksum is right or not: a flow has another port, or has not.
+        // Whatever the checksum: the flows have other ports, or keep theirs.
         let rewritten = tunnel.rewritten.map(|flows| flows > 0);
         wrong.unless(rewritten == Some(tunnel.rules == "marked"), || {
             format!("{name}: flows with another port: {tunnel:?}")
@@ -251,8 +251,8 @@ fn judge_nodes(name: &str, kernel: &Path, guest: &Guest, wrong: &mut Disagreemen
     }
 }
 
-/// Exposed is a node whose packets are wrong, and no other. Kernels of `build.sh` say that they are a release that they are not,
-/// so that the tables cannot know them; Debian's own they know, or say that they do not.
+/// A node is exposed if and only if its packets are wrong. Kernels of `build.sh` claim another release, so that the
+/// tables cannot know them; Debian's own they know, or the verdict says that they do not.
 fn judge_verdicts(name: &str, guest: &Guest, wrong: &mut Disagreements) {
     let tables = guest.defects("tables");
     for tunnel in &guest.tunnels {
@@ -274,7 +274,7 @@ fn judge_verdicts(name: &str, guest: &Guest, wrong: &mut Disagreements) {
     }
 }
 
-/// The probe says what two real nodes see, whatever the version says.
+/// The probe finds what two real nodes see, whatever the version.
 fn judge_probe(name: &str, guest: &Guest, wrong: &mut Disagreements) {
     let (probe, served) = (guest.defects("probe"), guest.defects("served"));
     let expected = |present| if present { "present" } else { "absent" };
@@ -294,8 +294,8 @@ fn judge_probe(name: &str, guest: &Guest, wrong: &mut Disagreements) {
     wrong.unless(code == expected, || format!("{name}: the probe's exit code is {code}, not {expected}"));
 }
 
-/// Entries of connection tracking are what `conntrack -L` lists: of 128 ports, some and all, and a translation of UDP whose rule is
-/// there, and is there no more.
+/// Connection tracking entries are as `conntrack -L` lists them: of 128 ports, some and all, and a UDP translation
+/// whose rule exists, then no longer exists.
 fn judge_entries(name: &str, guest: &Guest, wrong: &mut Disagreements) {
     for (when, advisory, state) in [
         ("some", "snat-port-exhaustion", "mitigated"),
@@ -321,7 +321,7 @@ fn judge_entries(name: &str, guest: &Guest, wrong: &mut Disagreements) {
     );
 }
 
-/// A kernel that loads modules has none more by being asked, unless that is allowed.
+/// natwatch makes a kernel load no modules unless that is allowed.
 fn judge_modules(name: &str, guest: &Guest, wrong: &mut Disagreements) {
     let modules = &guest.lines["modules"];
     wrong.unless(modules == "same", || format!("{name}: asking loads modules: {modules}"));
@@ -357,7 +357,7 @@ fn print_rows(name: &str, guest: &Guest) {
     }
 }
 
-/// How many of the nodes' packets were wrong, and how long connections took.
+/// Number of wrong packets of the nodes, and how long connections took.
 fn seen(nodes: &[&Tunnel]) -> String {
     let families = ["ipv4", "ipv6"].map(|family| {
         let of: Vec<&&Tunnel> = nodes.iter().filter(|tunnel| tunnel.family == family).collect();
@@ -368,7 +368,7 @@ fn seen(nodes: &[&Tunnel]) -> String {
     families.join("; ")
 }
 
-/// What a guest without modules would say; `state` and `wrong` are of the nodes with these rules and offload.
+/// Output as of a guest without modules; `state` and `wrong` depend on the rules and the offload of a node.
 fn transcript(state: impl Fn(&str, bool, bool) -> &'static str, wrong: impl Fn(&str, bool, bool) -> u64) -> String {
     let mut lines = vec!["\u{1b}[2J== release 6.1.0".to_owned(), "== backends nftables".to_owned()];
     let defects = [
@@ -399,7 +399,7 @@ fn transcript(state: impl Fn(&str, bool, bool) -> &'static str, wrong: impl Fn(&
     lines.join("\r\n")
 }
 
-/// The test that boots kernels fails where verdict, probe or packets disagree.
+/// The test that boots kernels fails if verdict, probe or packets disagree.
 #[test]
 fn what_disagrees_is_told() {
     let is_spoiled = |rules: &str, offload: bool, checksum: bool| rules == "marked" && offload && checksum;

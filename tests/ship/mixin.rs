@@ -17,7 +17,7 @@ fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// One field of the mixin, with this configuration.
+/// One field of the mixin with this configuration.
 fn render(config: &Value, field: &str) -> Value {
     require("jsonnet");
     let program = format!("((import 'mixin.libsonnet') + {{ _config+:: {config} }}).{field}");
@@ -45,7 +45,7 @@ fn without_a_configuration_it_is_what_is_shipped() {
     }
     let names: BTreeSet<&str> = rendered.as_object().expect("files").keys().map(String::as_str).collect();
     assert_eq!(names, RULES.into_iter().chain(DASHBOARDS).collect());
-    // What mixins are made of has every rule once.
+    // The mixin's parts have every rule once.
     let [alerts, records] =
         ["prometheusAlerts.groups", "prometheusRules.groups"].map(|field| rules(&render(&json!({}), field)));
     assert!(
@@ -99,7 +99,7 @@ fn the_configuration_is_in_every_rule_and_query() {
             queries.chain(targets.map(|target| &target["expr"])).filter_map(Value::as_str).collect();
         assert!(queries.len() > 20, "{queries:?}");
         for query in queries {
-            // Recorded series begin with the word.
+            // Names of recorded series begin like this.
             let rest = query.replace("cluster:natwatch_", "");
             assert!(!rest.contains("cluster"), "{name}: {query}");
             assert!(

@@ -20,7 +20,7 @@ use crate::support::wait::{PATIENCE, eventually};
 
 const FLAGS: [&str; 3] = ["--network-namespace", "current", "--collector.conntrack.per-cpu"];
 const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text;version=1.0.0");
-/// Differ between two scrapes by nature.
+/// Metrics that differ between two scrapes.
 const MOVING: [&str; 12] = [
     "natwatch_flows_timestamp_seconds",
     "natwatch_report_timestamp_seconds",
@@ -36,7 +36,7 @@ const MOVING: [&str; 12] = [
     "natwatch_http_connections",
 ];
 
-/// Served, scraped, stored, and asked for again: the same families, types, help and values.
+/// Served, scraped, stored, and queried: the same families, types, help and values.
 #[test]
 fn a_real_prometheus_scrapes_all_of_it() {
     let pair = Vxlan::default().build();
@@ -104,7 +104,7 @@ fn every_help_names_its_source() {
     ];
     let without: Vec<_> = table.iter().filter(|(_, row)| !sources.iter().any(|s| row.help.contains(s))).collect();
     let names: Vec<&String> = without.iter().map(|(name, _)| *name).collect();
-    // What is about natwatch itself or its advisories and tables has no kernel object.
+    // Metrics about natwatch itself, its advisories and tables have no kernel object.
     let own = |name: &str| name == "natwatch_build_info";
     let missing: Vec<_> = names.into_iter().filter(|name| !own(name)).map(|name| (name, &table[name].help)).collect();
     assert!(missing.is_empty(), "{missing:#?}");
@@ -203,7 +203,7 @@ fn hostile_label_values_survive_both_formats() {
     let info = samples.iter().find(|(name, ..)| name == "natwatch_kernel_info").expect("kernel info");
     assert_eq!(info.1["release"], release);
     assert_eq!(info.1["distro"], format!("{evil} 1\\"));
-    // A release that no kernel has is a failed source, and the exposition stays whole.
+    // An impossible release is a failed source, and the exposition remains complete.
     for odd in ["6.1.0\n6.2.0\n", "6.1.0 x\n", "\"\\\n", "é\n", ""] {
         write("proc/sys/kernel/osrelease", odd);
         let samples = both_formats(&server);

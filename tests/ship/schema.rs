@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::tools::expect_success;
 
-/// Reads a schema and documents, and prints what is wrong. Closed, the schema allows no property that it does not name.
+/// Validates documents with a schema and prints the errors. Properties that the schema does not name are errors.
 const VALIDATE: &str = r#"
 import json, sys
 import jsonschema
@@ -57,7 +57,7 @@ fn every_golden_report_is_as_the_schema_says() {
     assert_eq!(validated(&reports), "");
 }
 
-/// The check can fail: at a value, at a property that has gone, at one that the schema does not know.
+/// The check can fail: for a value, a missing property, and an unknown one.
 #[test]
 fn another_document_is_told() {
     let report = fs::read_to_string(&reports()[0]).expect("a report");

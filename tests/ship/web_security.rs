@@ -33,7 +33,7 @@ impl Files {
         files
     }
 
-    /// An authority, a server's and a client's certificate; `prefix` begins their names.
+    /// An authority, a server's and a client's certificate; their names begin with `prefix`.
     fn authority(&self, prefix: &str) {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -61,7 +61,7 @@ impl Files {
         self.path(name).to_str().expect("UTF-8").to_owned()
     }
 
-    /// Replaced as a whole: a reader sees the old file or the new one.
+    /// Replaced by a rename: a reader sees the old file or the new one.
     fn write(&self, name: &str, text: &str) {
         let new = self.path(&format!("{name}.new"));
         fs::write(&new, text).and_then(|()| fs::rename(&new, self.path(name))).expect("written");
@@ -79,7 +79,7 @@ fn users() -> String {
 
 const TLS: &str = "tls_server_config:\n  cert_file: node.crt\n  key_file: node.key\n";
 
-/// What curl gets: status (0: no connection) and body.
+/// The response that curl gets: status (0: no connection) and body.
 fn curl(ns: &Netns, url: &str, more: &[&str]) -> (u16, String) {
     require("curl");
     let output = ns.exec(&[&["curl", "-sS", "-m", "20", "-w", "\n%{http_code}", url], more].concat());
@@ -89,7 +89,7 @@ fn curl(ns: &Netns, url: &str, more: &[&str]) -> (u16, String) {
     (code.parse().expect("a number"), body.to_owned())
 }
 
-/// Health of the only target of a real Prometheus with this scrape configuration, once it has tried.
+/// Health of the only target of a real Prometheus with this scrape configuration, after its first attempt.
 fn scraped(ns: &Netns, port: u16, more: &str) -> (String, String) {
     let text = format!(
         "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n- job_name: natwatch\n  \
@@ -132,7 +132,7 @@ fn prometheus_scrapes_over_tls_with_a_password_and_only_so() {
 fn clients_show_certificates_by_client_auth_type() {
     let (ns, files) = (Netns::new(), Files::new());
     files.authority("other-");
-    // Without a certificate, with one of ours, with one that somebody else signed.
+    // Without a certificate, with one of ours, with one of another authority.
     for (kind, expected) in [
         ("NoClientCert", [true, true, true]),
         ("RequestClientCert", [true, true, true]),
@@ -215,7 +215,7 @@ fn passwords_guard_reports_but_no_probes_and_headers_are_set() {
     server.stop();
 }
 
-/// Verifying a hash is slow on purpose; it holds up nobody else, and a password is verified once.
+/// Verifying a hash is slow on purpose; it delays no other client, and a password is verified once.
 #[test]
 fn slow_hashes_hold_nobody_up() {
     let (ns, files) = (Netns::new(), Files::new());
@@ -240,7 +240,7 @@ fn slow_hashes_hold_nobody_up() {
     server.stop();
 }
 
-/// Whoever guesses waits for his own turn; a scraper that nobody knows yet gets in all the same.
+/// A client that guesses passwords waits for itself only; a new scraper is let in nevertheless.
 #[test]
 fn guesses_lock_nobody_out() {
     let (ns, files) = (Netns::new(), Files::new());
@@ -281,7 +281,7 @@ fn guess(server: &Server<'_>, from: Ipv4Addr) -> std::io::Result<usize> {
     server.try_open_from(from, request)?.read_to_end(&mut Vec::new())
 }
 
-/// Somebody who has changed nothing, or does not want to wait, is told too.
+/// SIGHUP re-reads the file at once and logs that, even if nothing has changed; without a file it does nothing.
 #[test]
 fn a_hangup_has_the_file_read_again() {
     let (ns, files) = (Netns::new(), Files::new());
@@ -317,7 +317,7 @@ fn a_changed_file_is_taken_over_and_a_bad_one_is_not() {
     files.config(TLS);
     server.daemon.wait_stderr("without a restart");
     assert_eq!(code(&old), 200);
-    // A file that somebody is writing.
+    // A file that is being written.
     files.config("");
     server.daemon.wait_stderr("no users any more");
     assert_eq!((code(&old), curl(&ns, &url, &[]).0, in_force(&ns, server.port)), (200, 401, Some(0.0)));
@@ -342,7 +342,7 @@ fn a_renewed_certificate_is_served() {
     eventually(PATIENCE, || {
         if trusted("ca.crt") && !trusted("old-ca.crt") { Ok(()) } else { Err("the old one is served") }
     });
-    // Half of a renewal: the key does not fit, and nothing changes.
+    // Half of a renewal: the key does not match, and nothing changes.
     files.write("node.key", &fs::read_to_string(files.path("client.key")).expect("a key"));
     server.daemon.wait_stderr("do not fit");
     assert!(trusted("ca.crt"));
@@ -366,7 +366,7 @@ fn a_bad_file_at_start_is_an_error_that_says_where() {
     natwatch(&["serve", "--web.systemd-socket"]).fails(1, &["LISTEN_FDS"]);
 }
 
-/// As systemd does it: sockets from descriptor 3 on, and a datagram when the service is ready.
+/// Like systemd: sockets from descriptor 3 on, and a datagram when the service is ready.
 #[test]
 fn sockets_of_systemd_are_served_and_it_is_told() {
     let ns = Netns::new();
