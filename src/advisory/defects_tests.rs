@@ -14,7 +14,7 @@ const IDS: [&str; 6] = [
     "vmxnet3-tunnel-any-port",
 ];
 
-/// Beside it: the others.
+/// Id of the defect that is not a column of the table.
 const HASH: &str = "nat-random-port-hash";
 
 fn defect(id: &str) -> &'static Defect {
@@ -50,7 +50,7 @@ fn the_files_are_clean_and_complete() {
     assert_eq!(found, wanted);
 }
 
-/// A kernel with the rover has the hash too; one without it has not always lost the hash.
+/// A kernel with the rover has the hash too; one without the rover may have lost the hash.
 #[test]
 fn releases_and_what_random_means_there() {
     for (release, state) in [
@@ -99,7 +99,7 @@ fn releases_and_what_they_imply() {
         ("4.9.299", "PPP??A"),
         ("4.9.337", "PPA??A"),
         ("4.13.9", "PPPPAA"),
-        // each fix, on both sides, and the branches after it
+        // each fix, on both sides, and the later branches
         ("4.14.180", "PPP?AA"),
         ("4.14.181", "APP?AA"),
         ("4.14.264", "APP??A"),
@@ -149,7 +149,7 @@ fn releases_and_what_they_imply() {
         ("7.2.13", "APAAAA"),
         ("7.2.14", "A?AAAA"),
         ("8.0.0", "A?AAAA"),
-        // release candidates: decided where the neighbours agree
+        // release candidates: decided where the neighbouring releases agree
         ("5.4.41-rc1", "?PA?AA"),
         ("5.0.0-rc1", "PP?PAA"),
         ("5.6.0-rc7", "PPA?AA"),
@@ -175,7 +175,7 @@ fn releases_and_what_they_imply() {
         ("4.18.0-193.rt13.51.el8.x86_64", "?P??AA"),
         ("4.18.0-240.el8.x86_64", "APAAAP"),
         ("4.18.0-553.el8_10.x86_64", "APAA??"),
-        // Red Hat without a table: the base speaks
+        // Red Hat without a table: the base release decides
         ("2.6.32-754.el6.x86_64", "??????"),
         ("5.14.0-362.13.1.el9_3.x86_64", "APAA?A"),
         ("6.12.0-55.9.1.el10_0.x86_64", "APAAAA"),
@@ -235,12 +235,12 @@ fn releases_and_what_they_imply() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A release and its `uname -v`, and what comes out: as above, and the hash of `random`.
+/// A release and its `uname -v`, and the expected states: as above, then the hash of `random`.
 #[test]
 fn vendors_and_build_dates() {
     #[rustfmt::skip]
     let rows = [
-        // Built before the fix was written (zero: 2020-04-21): it cannot be there, whatever the number says.
+        // Built before the fix was written (zero: 2020-04-21): it cannot contain it, whatever the number says.
         ("3.10.0-1062.18.1.el7.x86_64 #1 SMP Tue Mar 17 23:49:17 UTC 2020", "P??????"),
         ("3.10.0-957.el7.x86_64 #1 SMP Thu Nov 8 23:39:32 UTC 2018", "P?PPAA?"),
         ("4.18.0-147.8.1.el8_1.x86_64 #1 SMP Thu Apr 9 13:49:54 UTC 2020", "PP?????"),
@@ -265,7 +265,7 @@ fn vendors_and_build_dates() {
         ("5.4.30-custom #1 SMP Tue Apr 7 10:00:00 UTC 2020", "PPA???A"),
         ("4.4.210-custom #1 SMP Tue Jan 28 10:00:00 UTC 2020", "P??P???"),
         ("5.5.13-arch2-1 #1 SMP PREEMPT Mon, 30 Mar 2020 20:42:41 +0000", "PPA?AAA"),
-        // Built after it: whoever keeps x.y.z may have repaired it.
+        // Built after it: a vendor that keeps x.y.z may have backported the fix.
         ("4.18.0-193.6.3.el8_2.x86_64 #1 SMP Wed Jun 10 11:09:32 UTC 2020", "?P?????"),
         ("3.10.0-957.99.1.el7.x86_64 #1 SMP Tue Feb 7 12:00:00 UTC 2023", "???????"),
         ("5.4.17-2102.206.1.el8uek.x86_64 #2 SMP Wed Oct 6 16:45:58 PDT 2021", "?PA???A"),
@@ -283,30 +283,30 @@ fn vendors_and_build_dates() {
         ("5.4.34-1-pve #1 SMP PVE 5.4.34-2 (Thu, 07 May 2020 10:02:02 +0200)", "?PA???A"),
         ("5.4.40-custom #1 SMP Mon May 11 10:00:00 UTC 2020", "?PA???A"),
         ("4.19.91-26.al7.x86_64 #1 SMP", "?P?????"),
-        // On that day, or where the zone may make it that day: nothing.
+        // On that day, or where the time zone may make it that day: no conclusion.
         ("5.4.33-custom #1 SMP Sun Apr 19 10:00:00 CST 2020", "PPA???A"),
         ("5.4.33-custom #1 SMP Mon Apr 20 10:00:00 UTC 2020", "PPA???A"),
         ("5.4.33-custom #1 SMP Mon Apr 20 10:00:00 CEST 2020", "?PA???A"),
-        // Dates that cannot be true: before x.y.z was released, or what a builder writes on whatever it builds.
+        // Impossible dates: before x.y.z was released, or a fixed date that a builder writes into everything.
         ("5.4.40-custom #1 SMP Mon Apr 20 10:00:00 UTC 2020", "?PA???A"),
         ("4.14.270-custom #1 SMP Mon Mar 5 12:34:56 UTC 2018", "APA????"),
         ("4.14.270-yocto-standard #1 SMP PREEMPT Fri Mar 9 12:34:56 UTC 2018", "APA????"),
         ("4.14.20-yocto-standard #1 SMP PREEMPT Fri Mar 9 12:34:56 UTC 2018", "?P?????"),
         ("5.4.30-custom #1 SMP Thu Jan 1 00:00:00 UTC 1970", "?PA???A"),
         ("5.4.30-custom #1-NixOS SMP Tue Jan 1 00:00:00 UTC 1980", "?PA???A"),
-        // The table names this very build; a build that it only counts makes a contradiction.
+        // The table names exactly this build; a build that it only counts contradicts its date.
         ("3.10.0-1160.el7.x86_64 #1 SMP Mon Jan 6 16:18:59 UTC 2020", "APAPA??"),
         ("3.10.0-1160.2.1.el7.x86_64 #1 SMP Mon Jan 6 16:18:59 UTC 2020", "?PAP???"),
-        // Someone else's builds of Red Hat's sources are not counted by Red Hat's table.
+        // Other vendors' builds of Red Hat's sources are not counted by Red Hat's table.
         ("4.18.0-348.20.1.el7.aarch64 #1 SMP Wed Mar 23 20:51:52 UTC 2022", "?P?????"),
         ("3.10.0-1160.119.1.el7.tuxcare.els3.x86_64 #1 SMP Tue Sep 3 10:00:00 UTC 2024", "???????"),
-        // Candidates: the release before them is what is known to be in.
+        // Candidates contain what the release before them contains.
         ("5.7.0-rc1 #1 SMP Sun Apr 12 20:00:00 UTC 2020", "PPAAAAA"),
         ("5.7.0-rc5 #1 SMP Sun May 10 20:00:00 UTC 2020", "?PAAAAA"),
         // No Linux.
         ("4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016", "???????"),
         ("4.4.0-19041-Microsoft #1237-Microsoft Sat Sep 11 14:32:00 PST 2021", "???????"),
-        // Who follows upstream is decided by number.
+        // Vendors that follow upstream are decided by number.
         ("4.14.177-139.253.amzn2.x86_64 #1 SMP Wed Apr 29 09:56:20 UTC 2020", "PPP?AAP"),
         ("4.14.186-146.268.amzn2.x86_64 #1 SMP Tue Jul 14 18:16:52 UTC 2020", "APP?AAP"),
         ("4.14.336-257.562.amzn2.x86_64 #1 SMP Sat Feb 24 09:50:35 UTC 2024", "APA??AP"),
@@ -320,7 +320,7 @@ fn vendors_and_build_dates() {
         ("4.19.97-v7l+ #1294 SMP Thu Jan 30 13:21:14 GMT 2020", "PPPPAAP"),
         ("5.15.49-linuxkit #1 SMP Tue Sep 13 07:51:46 UTC 2022", "APAAPAA"),
         ("5.10.176 #0 SMP Thu Apr 27 20:28:15 2023", "APAA?AA"),
-        // What is repaired before the base stays repaired.
+        // A fix that is older than the base stays.
         ("5.14.0-162.6.1.el9_1.x86_64 #1 SMP PREEMPT_DYNAMIC Fri Sep 30 07:36:03 EDT 2022", "APAA?AA"),
         ("5.14.21-150400.24.33-default #1 SMP PREEMPT_DYNAMIC Fri Nov 4 13:55:06 UTC 2022 (76cfe60)", "APAA?AA"),
         ("6.4.0-150600.23.7-default #1 SMP PREEMPT_DYNAMIC Mon Jun 10 22:24:05 UTC 2024 (1ee5b97)", "APAAAAA"),
@@ -357,7 +357,7 @@ fn a_build_date_says_what_it_rests_on() {
     assert!(foreign.detail.contains("no Linux (gvisor)"), "{}", foreign.detail);
     let stranger = decide("5.4.40-custom");
     assert!(stranger.detail.contains("someone natwatch does not know, based on 5.4.40"), "{}", stranger.detail);
-    // A live patch may have brought the fix to a kernel of any age.
+    // A live patch may have added the fix to a kernel of any age.
     let patched = decide::decide(
         defect("nat-udp-zero-checksum"),
         &kernel("4.18.0-193.el8.x86_64 #1 SMP Fri Mar 27 14:35:58 UTC 2020"),
@@ -507,7 +507,7 @@ proptest! {
         }
     }
 
-    /// What a lower bound decides must hold for every release it may stand for on its own line.
+    /// What a lower bound decides must be true of every release on its line that it may stand for.
     #[test]
     fn a_frozen_kernel_is_never_surer_than_upstream(x in 3u16..8, y in 0u16..20, z in 0u16..250) {
         let base = KernelVersion::new(x, y, z);

@@ -193,7 +193,7 @@ mod tests {
             let _ = Redactor::new(RandomState::new(), String::new()).legacy_table(XtFamily::Ipv6, &mut bytes);
         });
     }
-    /// Of one rule that cannot be mapped the rest of the table stays, and nobody believes that rule.
+    /// A rule that cannot be mapped is marked as such, and the rest of the table is kept.
     #[test]
     fn masks_with_holes_are_understood_by_nobody() {
         let entry = |smsk| {

@@ -64,7 +64,7 @@ fn report(node: &Facts) -> Report {
     judge(Catalogue::built_in(), node, &Default::default(), &std::sync::atomic::AtomicBool::new(false))
 }
 
-/// A report in which these are in these states, and everything else does not affect the node.
+/// A report in which these advisories are in these states, and no other affects the node.
 pub(super) fn report_with(node: &Facts, states: &[(&str, Severity, State)]) -> Report {
     let mut report = report(node);
     for finding in &mut report.advisories {
@@ -86,7 +86,7 @@ fn html(node: &Facts) -> String {
     html::render(&report(node), node, "/metrics", jiff::Timestamp::UNIX_EPOCH)
 }
 
-/// Each cell of a table has the head of its column, for phones.
+/// The page without the column heads that each cell repeats for phones.
 fn without_labels(page: &str) -> String {
     let mut parts = page.split(" data-label=\"");
     let first = parts.next().unwrap().to_owned();
@@ -104,7 +104,7 @@ fn families(node: &Facts, collectors: &[Collector]) -> Families {
     metrics::families(&report(node), node, &BTreeMap::new(), &settings)
 }
 
-/// Labels, joined, and values of one metric.
+/// Labels, joined, and value of each sample of one metric.
 fn samples(families: &Families, name: &str) -> Vec<(String, u64)> {
     let family = families.iter().find(|family| family.metric.name == name);
     let whole = |value: SampleValue| match value {
@@ -115,7 +115,7 @@ fn samples(families: &Families, name: &str) -> Vec<(String, u64)> {
     samples.map(|(labels, value)| (labels.collect::<Vec<_>>().join(" "), whole(value))).collect()
 }
 
-/// More kinds than have series; `rules` of each, `counted` each.
+/// More kinds than get series, each with `rules` rules and `counted`.
 fn many_kinds(rules: u64, counted: Option<Counter>) -> BTreeMap<SourceNatKind, SourceNatTotal> {
     let kind = |owner: &Owner| SourceNatKind { owner: *owner, ..by_hand().kind() };
     Owner::ALL.iter().map(|owner| (kind(owner), SourceNatTotal { rules, uncounted: 0, counted })).collect()
@@ -289,7 +289,7 @@ fn which_kinds_have_series_does_not_depend_on_how_many_rules_they_have() {
     kinds.last_entry().unwrap().get_mut().rules = 1000;
     node.source_nat_totals = Reading::Ok(kinds.clone());
     assert_eq!(shown(&node), before);
-    // Only a kind that has no rule left gives its place to one that has.
+    // Only a kind without rules loses its series to a kind with rules.
     kinds.first_entry().unwrap().get_mut().rules = 0;
     node.source_nat_totals = Reading::Ok(kinds);
     assert_eq!(shown(&node)[..15], before[1..]);
@@ -325,7 +325,7 @@ fn bytes_are_typed_as_such_in_both_formats() {
     }
 }
 
-/// Every severity and state in its own colour; what is green says nothing of what is not counted.
+/// Every severity and state has its own colour; green claims nothing about what is not counted.
 #[test]
 fn information_has_its_own_colour_and_line_below_a_good_verdict() {
     let node = ordinary();
@@ -341,7 +341,7 @@ fn information_has_its_own_colour_and_line_below_a_good_verdict() {
     assert!(text.ends_with("`natwatch explain ID` tells how it works and where that is known from.\n"), "{text}");
 }
 
-/// The headline speaks of what the exit code does.
+/// The headline agrees with the exit code.
 #[test]
 fn what_counts_goes_by_the_least_severity() {
     let node = ordinary();
@@ -473,7 +473,7 @@ fn the_time_of_the_look_is_a_metric_unless_a_capture_says_nonsense() {
     }
 }
 
-/// One series says the whole verdict; a yes or no that is not known has none; conditions only where they were asked for.
+/// One series has the whole verdict; a boolean that is unknown has none; conditions only if requested.
 #[test]
 fn a_verdict_is_one_series() {
     let node = ordinary();

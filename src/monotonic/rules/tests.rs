@@ -4,7 +4,7 @@ use crate::facts::{Facts, Reading};
 use crate::monotonic::Accumulators;
 use crate::read;
 
-/// A masquerade rule; the fingerprint tells what it says.
+/// A masquerade rule; the fingerprint stands for its content.
 fn rule(fingerprint: u64, packets: u64) -> SourceNatRule {
     SourceNatRule {
         backend: Backend::IptablesNft,
@@ -38,7 +38,7 @@ fn facts(rules: Reading<Vec<SourceNatRule>>) -> Facts {
     facts
 }
 
-/// An exporter that looks again and again.
+/// An exporter, reading after reading.
 #[derive(Default)]
 struct Exporter {
     accumulators: Accumulators,

@@ -11,7 +11,7 @@ static NAMES: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "net
 static TUNNEL: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/ethtool/features-flannel.1"));
 static OFF: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("vmxnet3-mitigated", "netlink/ethtool/features-eth0"));
 
-/// Of a kernel that gives these answers, and these names of families.
+/// Feature names and their bit numbers, decoded from this response.
 fn names(bytes: &[u8]) -> Reading<BTreeMap<String, usize>> {
     answering(bytes, |node| node.try_answer(&names_request(20), decode_names))
 }

@@ -13,7 +13,7 @@ use crate::read::testing::played_after;
 
 static NAT: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("nat-iptables-legacy", "xtables/ipv4-nat"));
 static NAT6: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("nat-iptables-legacy", "xtables/ipv6-nat"));
-/// `offsetof(struct ipt_get_entries, entrytable)`, after the description
+/// `offsetof(struct ipt_get_entries, entrytable)`, behind the response to the info request
 const ENTRIES: usize = IptGetinfo::SIZE + IptGetEntries::SIZE;
 
 fn read(bytes: &[u8], family: Family) -> Result<Ruleset, Failure> {
@@ -125,7 +125,7 @@ fn a_table_that_is_cut_off_is_an_error() {
         assert!(read(&NAT[..length], Family::Ipv4).is_err(), "{length}");
         let mut shorter = NAT[..length].to_vec();
         if let Some(size) = length.checked_sub(ENTRIES).filter(|_| length % 8 == 4) {
-            // The description agrees: only the entries tell.
+            // The info agrees: only the entries reveal it.
             shorter[80..84].copy_from_slice(&u32::try_from(size).unwrap().to_ne_bytes());
             assert!(read(&shorter, Family::Ipv4).is_err(), "{length}");
         }
@@ -134,7 +134,7 @@ fn a_table_that_is_cut_off_is_an_error() {
     assert!(XtTable::new(*NAT, XtFamily::Ipv4, "mangle").unwrap_err().to_string().contains("it is about \"nat\""));
 }
 
-/// A jump back is no reason to go round for ever.
+/// Jumps back must not lead to an endless loop.
 #[test]
 fn a_table_whose_chains_form_a_circle_comes_to_an_end() {
     let table = XtTable::new(*NAT, XtFamily::Ipv4, "nat").unwrap();
@@ -179,7 +179,7 @@ proptest! {
     }
 }
 
-/// Both families as a node shows them, and what was asked; what is not among the answers is not there.
+/// Both families as read, and the requests. A response that is not given is ENOENT.
 struct Played {
     ipv4: Reading<Arc<Ruleset>>,
     ipv6: Reading<Arc<Ruleset>>,
@@ -198,7 +198,7 @@ fn play_after(memory: &Known, answers: &[(&str, Reading<&[u8]>)]) -> Played {
     })
 }
 
-/// The answers may depend on how often the same was asked before.
+/// The response may depend on how often the same request came before.
 fn play_by(memory: &Known, mut answer: impl FnMut(&Request, usize) -> Answer) -> Played {
     let mut asked = Vec::new();
     let ([ipv4, ipv6], _, left) = played_after(
@@ -208,7 +208,7 @@ fn play_by(memory: &Known, mut answer: impl FnMut(&Request, usize) -> Answer) ->
             asked.push(request.name.clone());
             answer(request, before)
         },
-        // However small they are.
+        // Remembered however small the tables are.
         |node| [Half::Ipv4, Half::Ipv6].map(|half| half.read_remembering(node, 0)),
     );
     Played { ipv4, ipv6, asked, left }
@@ -240,7 +240,8 @@ fn refused<T>(errno: i32) -> Reading<T> {
     Reading::Failed(Failure::SystemCall { call: SystemCall::GetSocketOption, errno }.within("xtables"))
 }
 
-/// A sandbox gives an errno as well as the kernel does; whether a table has gone says the list, read again.
+/// A sandbox returns an errno just as the kernel does; whether a table has disappeared is decided by reading the list
+/// of tables once more.
 #[test]
 fn a_table_has_gone_when_its_list_says_so_and_not_when_an_errno_does() {
     for errno in [2, 92] {
@@ -282,7 +283,7 @@ fn what_cannot_be_read_is_not_empty() {
     assert!(read(&[]).why().contains("is it mounted"), "{:?}", read(&[]));
 }
 
-/// Another reading that may take over what this one has read asks for descriptions only, until one of them changes.
+/// A reading that may reuse an earlier one requests the info only, until it changes.
 #[test]
 fn what_was_read_is_read_again_only_when_its_description_changes() {
     let listed = [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..]))];
@@ -326,7 +327,7 @@ fn tables_are_forgotten_by_when_they_were_read_not_by_when_they_were_taken_over(
     assert_eq!(taken_over.tables.len(), 0);
 }
 
-/// What is read costs little, and rates of its counters must not be those of a cache.
+/// Small tables are cheap to read, and cached counters would spoil rates.
 #[test]
 fn small_tables_are_read_each_time() {
     let answers = [(NAMES, Reading::Ok(&b"nat\n"[..])), ("xtables/ipv4-nat", Reading::Ok(*NAT))];

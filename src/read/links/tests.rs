@@ -127,7 +127,7 @@ fn device_names_are_printable_and_never_paths() {
     }
 }
 
-/// A node with one of everything that can lie below a tunnel.
+/// A node with every kind of device that a tunnel can have as underlay.
 #[test]
 fn lower_devices_are_found_through_vlans_and_bonds_but_not_through_veths() {
     let device = |index, name: &str, kind: Option<&str>, lower, master| Link {

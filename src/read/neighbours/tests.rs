@@ -7,7 +7,7 @@ use crate::netfilter::netlink::{NLMSG_DONE, frame, put};
 use crate::read::testing::{Answers, played_after, read_with};
 use crate::read::{Collectors, Known, testing::answering};
 
-/// `ip ntable`'s answer: a table, then the parameters of a device.
+/// A response as to `ip ntable`: a table, then the parameters of a device.
 fn tables(family: Family, entries: u32, limit: u32, refused: u64) -> Vec<u8> {
     const RTM_NEWNEIGHTBL: u16 = 64;
     let mut config = vec![0; 32];

@@ -128,18 +128,18 @@ fn a_dormant_table_is_not_there() {
     kernel.dormant = true;
     let (ruleset, names) = kernel.read();
     assert!(ruleset.ok().expect("it was read").chains.is_empty());
-    // Its rules make the kernel track connections all the same.
+    // A dormant table's rules make the kernel track connections nevertheless.
     assert_eq!(names, ["nft-generation-1", "nft-7/tables", "nft-7/table-rules/ipv4/nat", "nft-generation-2"]);
 }
 
-/// Measured while tables of one name replaced each other: 5 of 776,387 listings were empty, and the generation the same.
+/// Measured while tables of one name replaced each other: 5 of 776,387 listings were empty, with the same generation.
 #[test]
 fn a_base_chain_whose_rules_are_not_shown_was_being_replaced() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![])]);
     assert!(kernel.read().0.ok().is_some(), "a chain without rules is one");
     kernel.hidden = true;
     assert!(changed(&kernel.read().0));
-    // Rules that a transaction is about to add count already.
+    // Rules that a transaction is about to add are counted already.
     kernel.rules.insert("post", vec![vec![masquerade()]]);
     assert!(kernel.read().0.ok().is_some());
 }
@@ -154,7 +154,7 @@ fn rules_that_change_while_they_are_read_are_read_again() {
     let generations = |names: &[String]| names.iter().filter(|name| name.contains("generation")).count();
     assert_eq!(generations(&names), 3);
 
-    // The same generation, but of other messages: once, and then for ever.
+    // The same generation, but messages of another one: once, and then for ever.
     kernel.generations = vec![7];
     let undisturbed = kernel.observe(&Known::default(), &RulesetInputs::default());
     kernel.mismatch = 1;
@@ -174,7 +174,7 @@ fn rules_that_change_while_they_are_read_are_read_again() {
     assert_eq!(generations(&names), 9);
 }
 
-/// What went wrong with rules that are gone is nobody's business.
+/// Failures about rules that no longer exist are dropped.
 #[test]
 fn a_failure_in_a_reading_that_was_interrupted_is_forgotten() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![vec![masquerade()]])]);
@@ -218,7 +218,7 @@ fn while_a_generation_stands_only_counters_are_read_again() {
     assert!(kernel.observe(&uncounted, &inputs).names.contains(&"nft-8/tables".to_owned()));
 }
 
-/// A chain that has lost a rule since is not the one that is known.
+/// A chain that has lost a rule is not the one that was read before.
 #[test]
 fn counters_of_another_number_of_rules_are_of_other_rules() {
     let rule = vec![counter(3), masquerade()];
@@ -266,7 +266,7 @@ fn the_well_known_writer_of_a_bit_is_found_first_if_anything_leads_to_it() {
     let pre = ruleset.chains.iter().find(|(id, _)| id.chain == "pre").expect("a base chain").1;
     assert!(pre.base.is_some() && pre.known_rules().len() == 1, "what is small is read whole");
 
-    // Nothing leads to it: it proves nothing, and everything is searched.
+    // Nothing leads to the chain that sets the bit: it proves nothing, and all chains are searched.
     kernel.users.clear();
     kernel.rules.insert("services", vec![vec![set_mark(0x1)]]);
     let (ruleset, names) = kernel.read();
@@ -371,7 +371,7 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
     });
 }
 
-/// The rules that an answer holds.
+/// The rules in a response.
 fn rules_in(answer: &[u8], chain: &str, generation: u32) -> Reading<Vec<Rule>> {
     let inputs = RulesetInputs::default();
     let read = |node: &mut Node<'_>| {
@@ -453,7 +453,7 @@ fn continue_goes_on_with_the_same_rule() {
     assert_eq!(reader.steps, []);
 }
 
-/// What is too large or not understood stays so; it is not read again and again.
+/// What is too large or not understood stays so; it is not read at each reading.
 #[test]
 fn a_lasting_failure_is_remembered_and_a_passing_one_is_not() {
     let rules = [("post", vec![vec![verdict_map("m")]])];
@@ -474,7 +474,7 @@ fn a_lasting_failure_is_remembered_and_a_passing_one_is_not() {
     assert_eq!(again.source(), (SourceState::Failed, why), "and still said to be incomplete");
 }
 
-/// Elements that time out, or that packets add, move no generation.
+/// Elements that time out, or that packets add, do not change the generation.
 #[test]
 fn a_set_with_a_timeout_is_read_whole_at_each_reading_and_a_stable_one_once() {
     let rules = [("post", vec![vec![device_in("stable"), masquerade()], vec![device_in("leases"), masquerade()]])];
@@ -508,7 +508,7 @@ fn a_set_with_a_timeout_is_read_whole_at_each_reading_and_a_stable_one_once() {
     assert_eq!(elements(&kernel.observe(&memory, &inputs), "stable"), Reading::Ok(Vec::new()));
 }
 
-/// How many values there are to ask about is no matter of the rules, and their generation says nothing about it.
+/// The number of values to look up does not depend on the rules, so their generation says nothing about it.
 #[test]
 fn that_sets_were_asked_about_too_few_values_is_not_remembered() {
     let rules = [("post", vec![vec![device_in("s"), masquerade()]])];
@@ -526,7 +526,7 @@ fn that_sets_were_asked_about_too_few_values_is_not_remembered() {
     assert_eq!(second.source(), (SourceState::Ok, String::new()));
 }
 
-/// Of marks no single values are asked about, so without its elements nothing is known of the set.
+/// Single marks are not looked up, so nothing is known of the set without its elements.
 #[test]
 fn a_set_that_failed_is_asked_again_at_each_reading() {
     let rules = [("post", vec![vec![load_meta(3), mark_in("marks"), masquerade()]])];
@@ -554,7 +554,7 @@ fn a_set_that_rules_fill_is_read_at_each_reading() {
     assert_eq!(second.names, ["nft-generation-1", "nft-7/set-0-header", "nft-7/set-0-elements", "nft-generation-2"]);
 }
 
-/// A packet without an element does not get further, so the keys decide; the data is not followed.
+/// Packets without an element do not pass, so the keys decide; the data is not evaluated.
 #[test]
 fn the_keys_of_a_data_map_are_read() {
     let rules = [("post", vec![vec![mark_from("marks"), masquerade()]])];
@@ -568,7 +568,7 @@ fn the_keys_of_a_data_map_are_read() {
     assert!(seen.whole().chains[&id("post")].known_rules()[0].steps.contains(&Step::Match(lookup)));
 }
 
-/// A lookup of what was loaded.
+/// A lookup of the key that was loaded before.
 fn mark_in(set: &str) -> Expression {
     look_up(set, None)
 }
@@ -577,7 +577,7 @@ fn elements(seen: &Seen, set: &str) -> Reading<Vec<Element>> {
     seen.whole().sets[&set_id(set)].elements.clone()
 }
 
-/// Elements of a set of names of devices.
+/// Elements that are device names.
 fn devices(names: &[&str]) -> Vec<Element> {
     let key = |name: &&str| name_key(name).map(|key| vec![(key, key)]);
     names.iter().map(|name| key(name).expect("a name of a device")).collect()
@@ -620,7 +620,7 @@ fn names_that_are_not_utf8_are_read_like_any_other() {
 
 type AttributeList = ((Family, Hook), Reading<Vec<ChainId>>);
 
-/// Every list of base chains, by family and hook.
+/// The attributes of every list of base chains, by family and hook.
 fn lists(ruleset: &Ruleset) -> Vec<AttributeList> {
     let all = Family::ALL.iter().flat_map(|family| Hook::ALL.iter().map(move |hook| (*family, *hook)));
     all.map(|(family, hook)| ((family, hook), ruleset.base_chains.at(family, hook).map(<[ChainId]>::to_vec))).collect()
@@ -651,7 +651,7 @@ fn a_base_chain_of_an_unknown_type_loses_the_list_of_its_hook() {
         "{}",
         mark_writers.why
     );
-    // It stays so, and is said again.
+    // The failure stays, and is reported at each reading.
     let second = kernel.observe(&first.memory, &RulesetInputs::default());
     assert_eq!((second.source(), second.whole()), (first.source(), first.whole()));
     assert_eq!(second.names, ["nft-generation-1"]);

@@ -21,7 +21,7 @@ fn named(name: &str) -> Request {
     request
 }
 
-/// A file that is missing, and what is known of another one; also what was asked.
+/// Reads a missing file on a node where `neighbour` reads like this; also returns the requests.
 fn missing_beside(request: &Request, neighbour: &str, answer: &Reading<&[u8]>) -> (Answer, Vec<String>) {
     let mut asked = Vec::new();
     let play = |request: &Request| {
@@ -57,14 +57,14 @@ fn an_absence_counts_only_with_its_witness() {
         assert!(matches!(cut.failure().map(Failure::root), Some(Failure::Malformed { .. })), "{name}: {cut:?}");
         let failed = beside(Reading::Failed(Failure::SystemCall { call: SystemCall::File, errno: 5 })).0;
         assert!(matches!(failed, Reading::Failed(_)), "{name}: {failed:?}");
-        // Whether it is there cannot be told for lack of a permission, as if itself could not be read.
+        // Without the permission to see the neighbour, the file is denied, as if it could not be read itself.
         let denied = beside(Reading::Denied("EACCES".into())).0;
         assert!(matches!(denied, Reading::Denied(_)), "{name}: {denied:?}");
         assert!(denied.why().contains("EACCES"), "{name}: {denied:?}");
     }
 }
 
-/// Else two files that are masked together would vouch for each other.
+/// Otherwise two files that are masked together would vouch for each other.
 #[test]
 fn no_absence_of_a_witness_is_believed() {
     for witness in ABSENCES.iter().filter_map(|absence| absence.witness) {
@@ -157,7 +157,7 @@ fn a_line_is_never_empty_for_lack_of_one() {
     }
 }
 
-/// A reading of an answer, and the state of the source.
+/// The result of reading a response, and the state of the source.
 fn noted<T>(answer: &[u8], read: impl FnOnce(&mut Node<'_>) -> T) -> (T, SourceStatus) {
     let (found, sources) = played(|_| Reading::Ok(answer.to_vec()), read);
     (found, status(&sources, Source::Kernel))
@@ -175,7 +175,7 @@ fn netlink(source: Source, family: NetlinkFamily) -> Request {
 const NO_SOCKET: Failure = Failure::SystemCall { call: SystemCall::Socket, errno: 97 };
 const SOCKETS: &str = "procfs/thread-self/net/netlink";
 
-/// A node where no netlink socket can be opened, and where the kernel's list of them reads so.
+/// A dump on a node where no netlink socket can be opened, and where the kernel's list of them reads like this.
 fn without_sockets(family: NetlinkFamily, list: &Reading<&[u8]>) -> Reading<Vec<()>> {
     let play = |request: &Request| match request.kind {
         RequestKind::Netlink(_) => Reading::Failed(NO_SOCKET.within("netlink/x")),
@@ -243,8 +243,8 @@ fn dump(numbers: &[u32], mismatch: bool) -> Vec<u8> {
     entries.chain([message(NLMSG_DONE, flags, &0i32.to_ne_bytes())]).collect::<Vec<_>>().concat()
 }
 
-/// Reads a dump from a node that answers so the first time, so the second, and like the last one from then on; also how
-/// often it was asked.
+/// Reads a dump; these are the responses to the first requests, and the last one is repeated. Also returns the number
+/// of requests.
 fn read_dump(answers: &[Answer]) -> (Reading<Vec<(u32, u32)>>, usize) {
     let mut asked = 0;
     let play = |_: &Request| {

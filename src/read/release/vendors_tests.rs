@@ -36,7 +36,7 @@ fn the_files_are_clean() {
 #[test]
 fn each_sample_is_known_by_its_file_alone() {
     for file in all() {
-        // A file without samples has marks in /proc/version, which samples do not have: below.
+        // A file without samples has marks in /proc/version, which samples do not contain: see below.
         let needs_more = file.mark.iter().all(|mark| mark.proc_version.is_some());
         assert_eq!(file.samples.is_empty(), needs_more, "{}: samples", file.name);
         for sample in &file.samples {

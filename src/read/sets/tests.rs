@@ -62,7 +62,7 @@ fn in_ipset(index: u16, ends: &[End]) -> Match {
     Match::Ipset { index, ends: ends.to_vec(), inverted: false }
 }
 
-/// One rule for each match.
+/// A rule for each match.
 fn ruleset(matches: &[Match]) -> Ruleset {
     let rules = matches.iter().zip(1..).map(|(one, position)| Rule {
         position,
@@ -77,17 +77,17 @@ fn ruleset(matches: &[Match]) -> Ruleset {
     Ruleset { chains: BTreeMap::from([(id, chain)]).into(), ..Ruleset::default() }
 }
 
-/// What was found, and what was asked for it.
+/// What was read, and the requests.
 struct Seen {
     sets: BTreeMap<SetId, Set>,
-    /// To netlink, in the order in which it was asked.
+    /// Netlink requests, in order.
     requests: Vec<Request>,
     nftables: SetsFound,
     states: BTreeMap<Source, (SourceState, String)>,
 }
 
 impl Seen {
-    /// What was asked beside whole sets.
+    /// Names of the requests that are not for whole sets.
     fn names(&self) -> Vec<&str> {
         self.all_names().into_iter().filter(|name| !is_whole(name)).collect()
     }
@@ -115,17 +115,17 @@ fn is_whole(name: &str) -> bool {
     ["-elements", "-list"].iter().any(|end| name.ends_with(end))
 }
 
-/// Reads sets of both kinds; `answer` plays the kernel, in which everything is loaded.
+/// Reads sets of both kinds; `answer` plays a kernel in which everything is loaded.
 fn read(ruleset: &Ruleset, values: &OuterValues, answer: impl Fn(&str) -> Vec<u8>) -> Seen {
     read_with(ruleset, values, |request| match request.name.as_str() {
         "sysfs/module/ip_set.list" => Reading::Ok(b"initstate\n".to_vec()),
-        // Sets are too large to be read whole, unless a test says otherwise.
+        // Sets are too large to be read whole, unless a test provides them.
         name if is_whole(name) => Reading::Failed(Failure::too_large(64 << 10, "bytes")),
         name => Reading::Ok(answer(name)),
     })
 }
 
-/// The same, whatever is asked.
+/// The same with a function for every response.
 fn read_with(ruleset: &Ruleset, values: &OuterValues, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut requests = Vec::new();
     let play = |request: &Request| {
@@ -145,7 +145,7 @@ fn read_with(ruleset: &Ruleset, values: &OuterValues, mut answer: impl FnMut(&Re
     Seen { sets, requests, nftables, states }
 }
 
-/// A refusal, acknowledged as the kernel does it.
+/// An error, acknowledged as the kernel does it.
 fn refusal(errno: i32) -> Vec<u8> {
     let mut bytes = hex(IN);
     bytes[16..20].copy_from_slice(&(-errno).to_ne_bytes());
@@ -393,7 +393,7 @@ fn answers_cut_anywhere_are_failures() {
     }
 }
 
-/// What is not known whole is asked about value by value, and nothing of the list is left.
+/// What is not known whole is looked up value by value, and nothing of the cut list is kept.
 #[test]
 fn lists_of_elements_cut_anywhere_are_no_lists() {
     let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source]), in_ipset(0, &[End::Source])]);
@@ -428,7 +428,7 @@ fn lists_of_elements_cut_anywhere_are_no_lists() {
     }
 }
 
-/// Nobody can be asked about single marks or states.
+/// Marks and states are never looked up one by one.
 #[test]
 fn a_list_that_is_cut_is_a_failure_of_the_source_if_there_is_no_value_to_ask_about() {
     let rules = ruleset(&[look_up("marks", &[Field::Mark])]);
@@ -478,7 +478,7 @@ fn message(body: nftables::Body<'_>) -> Vec<u8> {
     framed(kind, &out.finish())
 }
 
-/// One of the elements of a set: key, and what else it has.
+/// One element of a set: its key, and its other attributes.
 fn element_with(key: &[u8], rest: SetElement<'_>) -> Vec<u8> {
     let element = SetElement { key: Some(Data::of(key)).filter(|_| !key.is_empty()), ..rest };
     let elements = Some(vec![element].into());
@@ -493,13 +493,13 @@ fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
     frame(kind, NLM_F_MULTI, body)
 }
 
-/// A dump of them.
+/// A dump of elements.
 fn elements(all: impl IntoIterator<Item = Vec<u8>>) -> Answer {
     let end = framed(NLMSG_DONE, &[0; 4]);
     Reading::Ok(all.into_iter().chain([end]).collect::<Vec<_>>().concat())
 }
 
-/// A set of table `t`, acknowledged.
+/// A set of table `t`, with its acknowledgement.
 fn header(name: &str, flags: u32, key_length: u32) -> Vec<u8> {
     let (flags, key_len) = (Some(flags), key_length);
     let set = nftables::Set { table: "t".into(), name: name.into(), flags, key_len, ..Default::default() };
@@ -534,7 +534,8 @@ fn random_bytes_never_panic() {
     });
 }
 
-/// Members of `name` among these addresses, with these answers to header and elements.
+/// Whether each of these addresses is in set `name`, given the responses for header and element, and the source's
+/// failure.
 fn members(name: &str, fields: &[Field], own: &str, header: &str, element: &[u8]) -> (Vec<Reading<bool>>, String) {
     let rules = ruleset(&[look_up(name, fields)]);
     let seen = read(&rules, &values(&[own], &[]), |name| match name.rsplit_once('-').map(|(_, what)| what) {
@@ -601,7 +602,7 @@ fn a_set_that_cannot_have_changed_is_not_asked_again() {
     assert!(read(&rules, &values, plain).nftables.asked, "elements come and go by themselves");
 }
 
-/// A set with a timeout or one that packets fill is read whole like any other.
+/// A set with a timeout, or one that packets fill, is read whole like any other.
 #[test]
 fn sets_are_read_whole_whatever_they_are() {
     let field = [Field::Ipv4Source];
@@ -634,7 +635,7 @@ fn sets_are_read_whole_whatever_they_are() {
         );
         assert!(set.members.is_empty() && seen.is_all_right());
     }
-    // Data, and what is for all keys that are no other element's.
+    // Data, and the element for all other keys.
     let mark = |mark: u32| Some(Data::of(mark.to_ne_bytes().to_vec()));
     let catch_all = SetElement { flags: Some(NFT_SET_ELEM_CATCHALL), data: mark(2), ..SetElement::default() };
     let whole = elements([element_with(&one, with(mark(1), None)), element_with(&[], catch_all)]);
@@ -646,13 +647,13 @@ fn sets_are_read_whole_whatever_they_are() {
     let known = &seen.sets[&set("one")];
     assert_eq!(known.elements, Reading::Ok(vec![range("192.0.2.1"), vec![(0, u32::MAX.into())]]));
     assert_eq!(known.data, [1u32, 2].map(|mark| mark.to_ne_bytes().to_vec()));
-    // What a map to objects leads to is not a value.
+    // A map to objects has no values.
     let rules = ruleset(&[look_up("one", &field)]);
     let seen = read(&rules, &OuterValues::default(), |_| header("one", NFT_SET_OBJECT | NFT_SET_MAP, 4));
     assert_eq!(seen.all_names(), ["nft-2/set-0-header"]);
 }
 
-/// An element with a statement of its own counts for some packets, whichever way it is read.
+/// An element with a statement of its own matches some packets only, however it is read.
 #[test]
 fn a_set_with_an_element_that_decides_by_packet_is_asked_about_value_by_value() {
     let rules = ruleset(&[look_up("slow", &[Field::Ipv4Source])]);

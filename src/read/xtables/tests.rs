@@ -13,7 +13,7 @@ use crate::netfilter::xtables::matches::ipvs::XtIpvsMtinfo;
 
 mod semantics_tests;
 
-/// A match or target that the kernel gave back.
+/// A match or target as the kernel returned it.
 struct Captured {
     command: &'static str,
     target: bool,
@@ -55,7 +55,7 @@ fn bytes(word: &str) -> Vec<u8> {
     }
 }
 
-/// The steps of a rule's matches and target, as far as they were x_tables extensions.
+/// The steps of a rule's x_tables matches and target.
 fn steps(command: &str) -> Vec<Step> {
     let captured = captured();
     let of_rule: Vec<_> = captured.iter().filter(|captured| captured.command == command).collect();
@@ -186,7 +186,7 @@ fn set_connection_mark(keep: u32, take: u32, xor: u32) -> Step {
     Step::SetConnectionMark(MarkWrite::Exact { keep, take, xor })
 }
 
-/// Without a connection there is nothing to restore, and the mark stays.
+/// Holds for packets with a connection: without one there is nothing to restore, and the mark is kept.
 fn has_connection() -> Step {
     test(super::conntrack::has_connection(), false)
 }
@@ -521,7 +521,7 @@ fn headers_are_tested() {
     }
 }
 
-/// Bytes as `struct xt_ipvs_mtinfo` has them; what iptables writes into them is in `libxt_ipvs.c`.
+/// Bytes as in `struct xt_ipvs_mtinfo`; what iptables writes into it is in `libxt_ipvs.c`.
 #[test]
 fn what_is_asked_of_ipvs_is_told() {
     let asked = |bitmask, invert, fwd_method| {
@@ -592,7 +592,7 @@ fn every_blob_is_needed_up_to_its_size() {
     }
 }
 
-/// kube-proxy's counters hold for every packet; another object may have a quota.
+/// kube-proxy's counters match every packet; other accounting objects may have a quota.
 #[test]
 fn accounting_is_no_test_where_it_has_no_quota() {
     for (name, expected) in [("ct_state_invalid_dropped_pkts", 0), ("ct_state_invalid_dropped_pkts2", 1), ("", 1)] {

@@ -28,7 +28,7 @@ macro_rules! dumps {
     };
 }
 
-/// Answers by request.
+/// Responses by request.
 const DUMPS: &[(&str, &[u8])] = dumps! {
     "tables" => "tables",
     "chains-inet" => "chains-inet",
@@ -50,7 +50,7 @@ const HOLES: &[u8] = include_bytes!("../testdata/inet-holes");
 
 const ADDRESSES: &str = "netlink/route/addresses";
 
-/// Addresses that stand in rules as a whole or by their prefix.
+/// Addresses that occur in rules, whole or as a prefix.
 const KNOWN: [[u8; 4]; 12] = [
     [10, 244, 1, 10],
     [10, 96, 0, 1],
@@ -106,13 +106,13 @@ fn redacted() -> Capture {
     capture
 }
 
-/// All answers about rules, one after the other.
+/// All responses about rules, concatenated.
 fn rules(capture: &Capture) -> Vec<u8> {
     let netfilter = capture.answers.keys().filter(|name| name.starts_with("netlink/netfilter/"));
     netfilter.flat_map(|name| ok(capture, name).to_vec()).collect()
 }
 
-/// What became of [`KNOWN`] and [`KNOWN6`] in the answer about addresses.
+/// What the address response has instead of [`KNOWN`] and [`KNOWN6`].
 fn mapped(capture: &Capture) -> (Vec<[u8; 4]>, [u8; 16]) {
     let (v4, v6) = ok(capture, ADDRESSES).split_at(KNOWN.len() * 32);
     (v4.chunks(32).map(|message| message[28..32].try_into().unwrap()).collect(), v6[28..44].try_into().unwrap())
@@ -149,7 +149,7 @@ fn no_address_comment_or_name_remains() {
         b"10_88",
     ];
     let plain = rules(&capture());
-    // An address may be mapped to itself, but not each time.
+    // An address may happen to be mapped to itself, but not each time.
     let redacted: Vec<Vec<u8>> = (0..8).map(|_| rules(&redacted())).collect();
     for secret in secrets {
         assert!(holds(&plain, secret), "{secret:?} is not there anyway");
@@ -191,7 +191,7 @@ fn addresses_in_rules_are_those_of_devices() {
     let [a, b, ..] = of([10, 66, 6, 6]);
     assert!(holds(postrouting, &[a, b, 0, 0]) && holds(postrouting, &[a, b, 255, 255]), "NETMAP");
     for octets in [[10, 210, 2, 7], [10, 66, 6, 6], [10, 66, 6, 7], [10, 8, 0, 1], [10, 210, 2, 1], [10, 210, 2, 9]] {
-        // Two addresses that were loaded at once are compared at once.
+        // Two addresses loaded together are compared together.
         assert!(holds(inet, &of(octets)), "{octets:?}");
     }
     let [a, b, c, _] = of([10, 1, 2, 0]);
@@ -244,7 +244,7 @@ fn chains_named_after_networks_are_renamed() {
     assert!(holds(ok(&capture, &format!("{netavark}/POSTROUTING")), new.as_bytes()));
 }
 
-/// Types and lengths of attributes, as deep as expressions have names, and those names.
+/// Types and lengths of attributes, down to those of expressions' data, and the expressions' names.
 fn framing(bytes: &[u8]) -> Vec<(u16, usize, Vec<u8>)> {
     let list = |bytes| netlink::attributes(bytes, "test").map(|attribute| attribute.expect("whole"));
     let mut found = Vec::new();
@@ -312,7 +312,7 @@ fn plain_rule(family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
     message(NFT_MSG_NEWRULE, &out.finish())
 }
 
-/// A rule of these expressions, redacted.
+/// A rule of these expressions after redaction.
 fn redacted_rule(family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
     let mut bytes = plain_rule(family, expressions);
     let redactor = &mut Redactor::new(RandomState::new(), String::new());
@@ -335,7 +335,7 @@ fn hardware_addresses_are_mapped_or_zeroed() {
     assert!(!holds(&of([0xff, 0xff, 0xff, 0, 0, 0]), &[0x55, 0x66]));
 }
 
-/// In whatever order registers are loaded, what was loaded earlier is still there.
+/// Whatever the order of loads, what was loaded earlier is still known.
 #[test]
 fn keys_that_are_loaded_backwards_are_followed() {
     let load = |dreg, offset| Payload { dreg: Some(dreg), base: 1, offset, len: 4, ..Payload::default() };
@@ -400,7 +400,7 @@ fn constant(dreg: u32, value: &[u8]) -> Expression<'static> {
     Immediate { dreg, data: Data::of(value.to_vec()), ..Immediate::default() }.into()
 }
 
-/// Fails if three bytes of it stand there one after the other.
+/// Panics if any three consecutive bytes of the secret occur.
 fn nothing_of(secret: &[u8], bytes: &[u8], what: &str) {
     let left = secret.windows(3).find(|part| *part != [0; 3] && holds(bytes, part));
     assert_eq!(left, None, "{what} of {secret:?}");
@@ -529,7 +529,7 @@ fn of_constants_stays_what_is_used_as_something_known() {
     }
     let kept = redacted_rule(NFPROTO_IPV4, vec![constant(1, &V4), mark(1)]);
     assert!(holds(&kept, &V4));
-    // An address that is a mark too: there is no number that both could become.
+    // A constant used as an address and as a mark: no replacement suits both.
     let both = redacted_rule(NFPROTO_IPV4, vec![constant(1, &V4), mark(1), nat(1)]);
     nothing_of(&V4, &both, "a mark and an address");
     let parsed = NftMessage::parse(NFT_MSG_NEWRULE, &both[16..]).expect("a message");
@@ -542,7 +542,7 @@ fn of_constants_stays_what_is_used_as_something_known() {
     assert_eq!(registers.collect::<Vec<_>>(), [None, Some(0), Some(0)]);
 }
 
-/// A set that rules of two chains look up, with one element.
+/// A redacted set with one element that rules of two chains look up.
 fn looked_up(first: Vec<Expression<'_>>, last: Vec<Expression<'_>>) -> Capture {
     let mut capture = capture();
     let lookup = || Lookup { set: "both".into(), sreg: 1, ..Lookup::default() }.into();
@@ -580,7 +580,7 @@ fn all_rules_tell_what_keys_of_a_set_are() {
     for (first, last) in [(source(), inner()), (inner(), source()), (source(), mark()), (mark(), source())] {
         let capture = looked_up(first, last);
         nothing_of(&V4, &rules(&capture), "a set");
-        // Two rules that mean different things by one key: neither is understood.
+        // Two rules use the same key differently: neither is understood.
         assert_eq!(registers(&capture), [0, 0]);
     }
     let capture = looked_up(source(), vec![constant(1, &V4)]);
@@ -591,8 +591,8 @@ fn all_rules_tell_what_keys_of_a_set_are() {
     assert!(holds(&element(&capture), &V4), "a mark");
 }
 
-/// What a rule for each of these uses of what a map has for a packet's source becomes: the map's data, and the register of the
-/// last expression of each rule.
+/// A map keyed by the packet's source, with a rule for each of these uses of its data. Returns the redacted data, and
+/// the register of each rule's last expression.
 fn of_map(kind: u32, data: &[u8], uses: Vec<Vec<Expression<'static>>>) -> (Vec<u8>, Vec<Option<u32>>) {
     let mut capture = testing::capture();
     let name = |what: &str| format!("netlink/netfilter/nft-1/{what}");
@@ -666,7 +666,7 @@ fn of_the_data_of_maps_stays_what_is_used_as_something_known() {
     nothing_of(&V4, &data, "an address and a port");
     assert!(data[4..] == with_port[4..] && registers == [Some(1)], "{data:?} {registers:?}");
 
-    // Nothing tells what it is, or more than one thing; nor would a range be one afterwards, nor bits those of the address.
+    // Its use is unknown or ambiguous; a range would not remain one, nor would single bits remain those of the address.
     let range = [V4, [10, 9, 9, 200]].concat();
     let lost = [
         (ADDRESS, V4.to_vec(), vec![vec![mark()]]),
@@ -722,7 +722,7 @@ fn try_to(bytes: &[u8]) {
 fn cut_and_broken_dumps_never_panic() {
     for (_, dump) in DUMPS {
         (0..dump.len()).step_by(1 + dump.len() / 2000).for_each(|end| try_to(&dump[..end]));
-        // As one message that ends anywhere, so that its attributes are cut.
+        // As one message cut anywhere, so that its attributes are cut.
         let kind = u16::from_ne_bytes([dump[4], dump[5]]);
         (0..dump.len().min(700) - 16).for_each(|end| try_to(&message(kind, &dump[16..16 + end])));
     }

@@ -5,7 +5,7 @@ use super::*;
 use crate::advisory::{Severity, State};
 use crate::judge::RemedyFinding;
 
-/// A node with one of each kind.
+/// A node with an advisory of each kind.
 fn sick() -> (Report, Facts) {
     let node = ordinary();
     let mut report = report_with(
@@ -105,7 +105,7 @@ fn the_index_leads_to_every_advisory() {
     }
 }
 
-/// A condition that holds is what is wrong, be it an ingredient or the lack of a safeguard.
+/// A condition that holds is a problem, whether it is an ingredient or the lack of a safeguard.
 #[test]
 fn conditions_are_shown_without_their_kind_and_states_in_words_for_people() {
     let (report, node) = sick();

@@ -123,7 +123,7 @@ fn first(queue: &mut Queue) -> Option<oneshot::Sender<Turn>> {
 mod tests {
     use super::*;
 
-    /// Who gets his turn, one after the other, if nobody comes meanwhile.
+    /// The clients that get their turns, in order, if no other arrives.
     fn order(waiting: &mut Vec<(u32, oneshot::Receiver<Turn>)>) -> Vec<u32> {
         let mut order = Vec::new();
         while let Some(at) = waiting.iter_mut().position(|(_, receiver)| !receiver.is_empty()) {

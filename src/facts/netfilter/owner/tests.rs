@@ -11,7 +11,7 @@ use crate::netfilter::nftables::uapi::NFT_MSG_NEWRULE;
 use crate::read::testing;
 use crate::redact::redact;
 
-/// A rule as it is written for iptables, as far as it matters here.
+/// A rule in iptables' syntax, as far as owners depend on it.
 fn rule(text: &str, comment: &str) -> Rule {
     let mut steps = Vec::new();
     let mut words = text.split(' ').filter(|word| !word.is_empty());
@@ -89,8 +89,8 @@ fn rule(text: &str, comment: &str) -> Rule {
     Rule { position: 1, comment: comment.into(), steps, counter: None, from_xtables: true, fingerprint: 0 }
 }
 
-/// A chain of rules, the last of which is asked about; sets 7 and 8 are kube-router's, and a chain of firewalld's is in table
-/// nat.
+/// The owner of the last of these rules, and what identifies it. Sets 7 and 8 are kube-router's, and table nat has a
+/// chain of firewalld's.
 fn hit(table: &str, chain: &str, rules: &[&str], comment: &str) -> (Owner, Option<String>) {
     let id = ChainId { family: Family::Ipv4, table: table.into(), chain: chain.into() };
     let zones = ChainId { family: Family::Ipv4, table: "nat".into(), chain: "POSTROUTING_ZONES".into() };
@@ -286,14 +286,14 @@ const NAMED: &[(Owner, &str, &str, &str, &str)] = &[
     (Owner::Nixos, "nixos-nat", "post", MASQUERADE, "from internal IPs"),
     (Owner::OpenvpnAs, "nat", "AS0_NAT", "-o eth0 -j SNAT", ""),
     (Owner::OpenvpnAs, "nat", "AS0_NAT_TEST", "-j SNAT", ""),
-    // A rule that carries another's signature is not the chain's.
+    // The signature of the rule outweighs that of its chain.
     (Owner::Calico, "nat", "KUBE-POSTROUTING", MASQUERADE, "cali:flqWnvo8yq4ULQLa"),
     (Owner::Flannel, "kube-proxy", "masquerading", MASQUERADE, "flanneld masq"),
     (Owner::AwsVpcCni, "nat", "CNI-0b9a2c0f2ea8f8bb2b8b6d1f", "-j SNAT", "name: \"aws-cni\" id: \"0123\""),
     (Owner::KubeProxy, "nat", "KUBE-POSTROUTING", MASQUERADE, "mine"),
 ];
 
-/// Rules of one chain, of which the last is asked about.
+/// Rules of one chain, with the owner of the last one.
 #[rustfmt::skip]
 const BESIDE: &[(Owner, &[&str])] = &[
     (Owner::Flannel, &["-s 10.244.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE"]),
@@ -329,7 +329,7 @@ const BESIDE: &[(Owner, &[&str])] = &[
     (Owner::KubeRouter, &["--set 1 src ! --set 1 dst ! --set 2 dst -j MASQUERADE"]),
 ];
 
-/// Names that resemble: table, chain, comment.
+/// Names that resemble those of an owner: table, chain, comment.
 #[rustfmt::skip]
 const NOBODYS: &[(&str, &str, &str)] = &[
     ("nat", "POSTROUTING", "kubernetes nodes go out here"),
@@ -440,7 +440,7 @@ fn shapes_count_only_in_postrouting_without_a_comment() {
     assert_eq!(hit("mine", "POSTROUTING", &[shape], "").0, Owner::Other);
 }
 
-/// A comment after `capture --redact`: that of a rule of nf_tables.
+/// A comment of an nf_tables rule after `capture --redact`.
 fn redacted(comment: &str) -> String {
     let length = u8::try_from(comment.len() + 1).expect("a short comment");
     let userdata = Some([&[0, length], comment.as_bytes(), &[0]].concat().into());

@@ -31,7 +31,7 @@ fn flow(
     }
 }
 
-/// A client's connection to the server that leaves with this port of the node.
+/// A client's connection to the server, masqueraded to this port of the node.
 fn masqueraded(client: &str, port: u16) -> FlowEntry {
     flow(TCP, at(client, port), at(SERVER, 443), at(SERVER, 443), at(NODE, port))
 }
@@ -49,8 +49,8 @@ fn ports_count_by_where_they_lead_and_from_which_range() {
         ports.add(&masqueraded("10.1.0.1", port));
     }
     ports.add(&masqueraded("10.1.0.2", 3000));
-    // The node's own connection takes one as well; what it sends elsewhere is another destination; what is not translated
-    // has an address that nobody is given.
+    // The node's own connection uses a port as well; one of its connections elsewhere has another destination; an
+    // untranslated one has an address that is not the node's.
     ports.add(&flow(TCP, at(NODE, 2120), at(SERVER, 443), at(SERVER, 443), at(NODE, 2120)));
     ports.add(&flow(TCP, at(NODE, 2121), at(SERVER, 80), at(SERVER, 80), at(NODE, 2121)));
     ports.add(&flow(TCP, at("10.1.0.3", 2122), at(SERVER, 443), at(SERVER, 443), at("10.1.0.3", 2122)));
@@ -96,7 +96,7 @@ fn a_sample_stands_for_the_table_and_says_how_surely() {
     assert_eq!(sample.ratio(), 0.01);
 }
 
-/// Something that is neither translated nor TCP.
+/// A connection that is neither translated nor TCP.
 fn other(number: u16) -> FlowEntry {
     let from = at("10.2.0.1", number);
     flow(UDP, from, at("10.3.0.1", 53), at("10.3.0.1", 53), from)
@@ -152,7 +152,7 @@ fn an_entry_that_was_seen_before_was_refilled_or_not() {
         second.add(&sent(timeout));
         assert_eq!(second.end().each[0].clients[0].refilled, Some(refilled), "{timeout}");
     }
-    // Who was seen before is told of, however many others there are.
+    // A client that was seen before is reported, however many others there are.
     let mut crowd = Translations::new(Some((&first, Duration::from_secs(30))));
     for port in 100..200 {
         let mut other = sent(30);

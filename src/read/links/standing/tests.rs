@@ -23,7 +23,8 @@ impl Ask for Telling {
         let again = request.name.strip_prefix("netlink/route/link-");
         let answer = match again {
             Some(name) => self.link(name),
-            // Asked since it was recorded: no queueing disciplines, and a kernel without hooks for programs.
+            // Requested by newer versions than the recording one: no queueing disciplines, and a kernel without hooks
+            // for programs.
             None if request.name == "netlink/route/qdiscs" || request.name.ends_with("-root") => {
                 Reading::Ok(netlink::frame(netlink::NLMSG_DONE, 0, &[0; 4]))
             }
@@ -48,7 +49,7 @@ impl Telling {
         netlink::messages(self.capture.answers["netlink/route/links"].ok().unwrap()).map(Result::unwrap)
     }
 
-    /// The message about one link, out of the dump; without NLM_F_MULTI it is the only one.
+    /// The message about one link, taken from the dump; without NLM_F_MULTI it is a whole response.
     fn link(&self, name: &str) -> Answer {
         let found = self.links().find(|message| is_about(message, name));
         found.map_or(Reading::Failed(Failure::Refused(19)), |message| {
@@ -69,7 +70,7 @@ impl Telling {
         self.asked.iter().any(|name| name == "netlink/route/links")
     }
 
-    /// Gives a link an XDP program.
+    /// Attaches an XDP program to a link.
     fn attach(&mut self, device: &str) {
         let answer = self.links().flat_map(|message| {
             let mut body = message.body.to_vec();

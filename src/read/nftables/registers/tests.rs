@@ -9,7 +9,7 @@ use crate::netfilter::nftables::uapi::{
 const IPV4_SOURCE: u32 = 12;
 const IPV4_DESTINATION: u32 = 16;
 
-/// What the tests do to registers.
+/// Helpers on registers.
 impl Registers {
     fn meta(&mut self, dreg: u32, key: u32) {
         self.run(0, &Meta { key, dreg: Some(dreg), ..Meta::default() }.into());

@@ -4,7 +4,7 @@ use super::kernel::OUTPUT;
 use super::*;
 use crate::read::services;
 
-/// A kernel, what there is around it, and what an earlier reading left.
+/// A kernel, other inputs of a reading, and what an earlier reading left.
 type Scene = (Kernel, RulesetInputs, Known);
 
 fn kernel() -> Kernel {
@@ -90,7 +90,7 @@ fn whatever_is_cut_nothing_is_built_of_the_rest() {
     assert_eq!(cut.into_iter().collect::<Vec<_>>().join(" "), every);
 }
 
-/// What a request is for.
+/// The request's kind, without names.
 fn kind(name: &str) -> String {
     match name.split('/').nth(1) {
         None => "generation".into(),
@@ -99,7 +99,7 @@ fn kind(name: &str) -> String {
     }
 }
 
-/// Before each message, and inside each: in its header, in its attributes, and before its last byte.
+/// Places to cut a response: before each message, and inside each one's header, attributes and last byte.
 fn cuts(answer: &[u8]) -> Vec<usize> {
     let (mut rest, mut all) = (answer, Vec::new());
     while !rest.is_empty() {
@@ -112,7 +112,7 @@ fn cuts(answer: &[u8]) -> Vec<usize> {
     all
 }
 
-/// All rules of all chains, verdict maps filled in.
+/// All rules of all chains, verdict maps resolved.
 fn truth(kernel: &Kernel) -> BTreeMap<ChainId, Arc<Vec<Rule>>> {
     let inputs = RulesetInputs::default();
     let mut kernel = kernel.clone();
@@ -167,7 +167,7 @@ fn check(seen: &Seen, baseline: &Seen, kernel: &Kernel, truth: &BTreeMap<ChainId
     );
     assert_eq!(mark_writers.none & !whole.mark_writers.none, 0, "{what}: {mark_writers:?}");
     assert!(found.tracks.is_superset(&whole.tracks), "{what}");
-    // Only a search may come to nothing without a word: the bit counts as possible, the connections as tracked.
+    // Only a search may fail without being reported: the bit is possible then, and connections are tracked.
     if seen.source().0 == SourceState::Ok {
         assert_eq!(lists(found), lists(whole), "{what}");
         let read_whole = |ruleset: &Ruleset| -> BTreeMap<ChainId, Chain> {
@@ -185,7 +185,7 @@ fn check(seen: &Seen, baseline: &Seen, kernel: &Kernel, truth: &BTreeMap<ChainId
     }
 }
 
-/// Whether rules are the same but for verdicts of maps that were not read.
+/// Whether rules are equal except for verdicts of maps that were not read.
 fn are_same(found: &[Rule], truth: &[Rule]) -> bool {
     let blank = |step: &Step, other: &Step| match (step, other) {
         (Step::Verdict(Verdict::Map { verdicts, .. }), Step::Verdict(Verdict::Map { fields, set, .. })) => {

@@ -65,12 +65,12 @@ fn addresses_and_ports_are_written_into_headers() {
         [(Field::SourcePort, 53), (Field::DestinationPort, 54)]
             .map(|(field, value)| Step::Rewrite { field, value: Some(value) })
     );
-    // ip ttl set 60: the kernel writes two bytes, and the protocol stays.
+    // ip ttl set 60: the kernel writes two bytes, and the protocol stays the same.
     let ttl = last(&[load(network, 8, 2), bitwise(&[0, 0xff], &[60, 0]), write(network, 8, 2)]);
     assert!(matches!(ttl, Some(Step::NoEffect(_))), "{ttl:?}");
     let protocol = last(&[load(network, 8, 2), bitwise(&[0xff, 0], &[0, 6]), write(network, 8, 2)]);
     assert!(matches!(protocol, Some(Step::Unsupported { .. })), "{protocol:?}");
-    // A part of an address.
+    // Part of an address.
     let part = last(&[load(network, 16, 4), bitwise(&[0xff, 0xff, 0xff, 0], &[0, 0, 0, 7]), write(network, 16, 4)]);
     assert_eq!(part, rewrite(Field::Ipv4Destination, None));
     let copied = last(&[load(network, 12, 4), write(network, 16, 4)]);
@@ -109,7 +109,7 @@ fn numbers_that_are_made_are_within_their_range() {
     assert_eq!(steps([numgen.clone(), set_mark()].concat()).pop(), number(0x4000, 0x4007, false));
     let hash: Expression = vec![Hash { dreg: NFT_REG_1, modulus: Some(1), ..Hash::default() }.into()];
     assert_eq!(steps([hash, set_mark()].concat()).pop(), number(0, 0, true));
-    // And looked up.
+    // And looked up in a set.
     let look_up: Expression =
         vec![Lookup { set: "m".into(), sreg: NFT_REG_1, dreg: Some(NFT_REG_1), ..Lookup::default() }.into()];
     let looked_up = steps([numgen.clone(), look_up.clone(), set_mark()].concat());
@@ -121,7 +121,7 @@ fn numbers_that_are_made_are_within_their_range() {
         vec![Lookup { set: "m".into(), sreg: NFT_REG_1, dreg: Some(NFT_REG_VERDICT), ..Lookup::default() }.into()];
     let found = steps([numgen.clone(), by_verdict].concat());
     assert!(matches!(&found[0], Step::Verdict(Verdict::Map { fields: of, .. }) if *of == fields), "{found:?}");
-    // By a hash of fields that are known; of others it is not known by what.
+    // By a hash of known fields; of others it is unknown what it depends on.
     let of_source = Hash { sreg: Some(NFT_REG_1), len: Some(4), dreg: NFT_REG_1, modulus: Some(2), ..Hash::default() };
     for (offset, expected) in [(12, Some("jhash ip saddr")), (16, Some("jhash ip daddr")), (3, None)] {
         let source = load(NFT_PAYLOAD_NETWORK_HEADER, offset, 4);
@@ -175,7 +175,7 @@ fn what_a_map_has_is_written_into_marks_and_translations() {
     assert_eq!(mark(&[source.clone(), some_bits, set_mark()]), mapped(0xff, 0, 0, 0x100));
     let other = mark(&[source.clone(), constant(&[1, 0, 0, 0]), set_mark()]);
     assert_eq!(other, MarkWrite::Exact { keep: 0, take: 0, xor: u32::from_ne_bytes([1, 0, 0, 0]) });
-    // What was looked up is another one by then, if the rule writes anything in between.
+    // If the rule writes the address in between, it differs from the one that was looked up.
     let between = [source.clone(), write(network, 12, 4), set_mark()].concat();
     let last = steps(between).pop();
     assert!(matches!(last, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{last:?}");
@@ -211,7 +211,7 @@ fn timeout_policies_and_flowtables_give_entries_a_timeout_of_their_own() {
     let offload = FlowOffload { table_name: Some("f".into()), ..FlowOffload::default() };
     let offloaded = steps(vec![offload.into()]);
     assert_eq!(offloaded, [Step::OwnTimeout, Step::Match(Match::NonDeterministic("flow_offload".into()))]);
-    // Of a map it is not known what kind of objects it has, and a map of counters tracks nothing.
+    // The kind of a map's objects is unknown, and a map of counters does not track connections.
     let map = Objref { set_sreg: Some(NFT_REG_1), set_name: Some("m".into()), ..Objref::default() };
     let mapped = steps(vec![map.into()]);
     assert!(mapped.contains(&Step::OwnTimeout) && !mapped.iter().any(Step::needs_conntrack), "{mapped:?}");

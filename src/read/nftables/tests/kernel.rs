@@ -27,7 +27,7 @@ pub(crate) fn message<'a>(family: u8, generation: u32, body: impl Into<Body<'a>>
     framed(NLM_F_MULTI, family, generation, body.into())
 }
 
-/// A message on its own.
+/// A message that is not part of a dump.
 fn single<'a>(family: u8, generation: u32, body: impl Into<Body<'a>>) -> Vec<u8> {
     framed(0, family, generation, body.into())
 }
@@ -41,14 +41,14 @@ fn framed(flags: u16, family: u8, generation: u32, body: Body<'_>) -> Vec<u8> {
     frame(kind, flags, &out.finish())
 }
 
-/// Messages, and the end of the dump.
+/// A dump of these messages, with its end.
 pub(crate) fn done(messages: impl IntoIterator<Item = Vec<u8>>) -> Answer {
     let mut bytes = messages.into_iter().collect::<Vec<_>>().concat();
     bytes.extend(frame(netlink::NLMSG_DONE, 2, &0i32.to_ne_bytes()));
     Reading::Ok(bytes)
 }
 
-/// A refusal.
+/// An error response.
 pub(crate) fn errno(errno: i32) -> Answer {
     Reading::Ok(frame(netlink::NLMSG_ERROR, 0, &(-errno).to_ne_bytes()))
 }
@@ -58,7 +58,7 @@ fn acknowledged(mut answer: Vec<u8>) -> Answer {
     Reading::Ok(answer)
 }
 
-/// A file of a kernel that can load no modules.
+/// Responses to reads of files, as of a kernel that cannot load modules.
 pub(crate) fn file(name: &str) -> Answer {
     match name {
         "procfs/version" => Reading::Ok(b"Linux version 6.18.0\n".to_vec()),
@@ -73,17 +73,17 @@ pub(crate) enum Data {
     Mark(u32),
 }
 
-/// A set whose elements are names of devices.
+/// A set whose elements are device names.
 #[derive(Clone)]
 pub(crate) struct Devices {
     pub flags: u32,
     pub key_length: u32,
-    /// Name, data, and milliseconds until it expires.
+    /// Name, data, and milliseconds until expiry.
     pub elements: Vec<(&'static str, Data, Option<u64>)>,
 }
 
 impl Devices {
-    /// With elements that stay.
+    /// With elements that do not expire.
     pub(crate) fn new(flags: u32, elements: impl IntoIterator<Item = (&'static str, Data)>) -> Self {
         let elements = elements.into_iter().map(|(name, data)| (name, data, None)).collect();
         Self { flags, key_length: 16, elements }
@@ -107,33 +107,33 @@ impl Devices {
     }
 }
 
-/// One table `ip nat`.
+/// A kernel with one table, `ip nat`.
 #[derive(Clone, Default)]
 pub(crate) struct Kernel {
-    /// Answers to successive questions for the generation; the last one stays.
+    /// Generations in successive responses; the last one is repeated.
     pub generations: Vec<u32>,
     pub dormant: bool,
     /// Base chains: name, hook, whether of type nat.
     pub bases: Vec<(&'static str, u32, bool)>,
-    /// Types of base chains that are neither of nat nor of filter.
+    /// Types of base chains other than nat and filter, by chain.
     pub types: BTreeMap<&'static str, &'static str>,
     /// Rules by chain.
     pub rules: BTreeMap<&'static str, Vec<Vec<Expression>>>,
-    /// Users of a chain beyond its rules.
+    /// References to a chain that add to its rules in its reported `use` count.
     pub users: BTreeMap<&'static str, u32>,
     pub sets: BTreeMap<&'static str, Devices>,
-    /// Answers whose messages belong to another generation, as often as this.
+    /// Number of responses whose messages have another generation.
     pub mismatch: usize,
-    /// Base chains count one rule more than they show.
+    /// Base chains report one rule more than they list.
     pub hidden: bool,
-    /// What is answered instead to requests whose names end so.
+    /// Responses that replace others, by the end of the request's name.
     pub instead: BTreeMap<&'static str, Answer>,
 }
 
-/// What a reading found.
+/// The results of a reading.
 pub(crate) struct Seen {
     pub ruleset: Reading<Arc<Ruleset>>,
-    /// Names of the requests to nf_tables, in the order in which they were asked.
+    /// Names of the requests to nf_tables, in order.
     pub names: Vec<String>,
     pub sources: Sources,
     pub memory: Known,
@@ -144,7 +144,7 @@ impl Seen {
         self.ruleset.ok().expect("it was read")
     }
 
-    /// State and detail of the source.
+    /// State and detail of the nf_tables source.
     pub(crate) fn source(&self) -> (SourceState, String) {
         let all = self.sources.statuses(&Collector::ALL.iter().copied().collect(), |_| None);
         let nftables = all.into_iter().find(|status| status.source == Source::Nftables);
@@ -152,7 +152,7 @@ impl Seen {
     }
 }
 
-/// Reads a node that a function plays, files apart.
+/// Reads a node whose responses, except for files, come from a function.
 pub(crate) fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut names = Vec::new();
     let mut all = |request: &Request| match request.kind {
@@ -166,7 +166,7 @@ pub(crate) fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: imp
     Seen { ruleset, names, sources, memory }
 }
 
-/// The attributes of a request to netfilter.
+/// The attributes of a netfilter request.
 pub(crate) fn asked(request: &Request) -> Attributes<'_> {
     match &request.kind {
         RequestKind::Netlink(asked) => Attributes::after(&asked.body, 4, "request").unwrap(),
@@ -247,7 +247,7 @@ impl Kernel {
         message(NFPROTO_IPV4, now, base_chain(TABLE, *chain, *hook, kind, u32::try_from(users).unwrap()))
     }
 
-    /// The set that a request names.
+    /// The set that a request names, and its name.
     fn set(&self, request: &Request) -> (&'static str, &Devices) {
         let name = asked(request).get(NFTA_SET_NAME).map(crate::facts::Name::from_bytes).expect("a set's name");
         let found = self.sets.iter().find(|(known, _)| ***known == *name);
@@ -264,7 +264,7 @@ impl Kernel {
     }
 }
 
-/// A base chain with so many rules.
+/// A base chain with this many rules.
 pub(crate) fn base_chain(
     table: impl Into<Text<'static>>,
     chain: impl Into<Text<'static>>,

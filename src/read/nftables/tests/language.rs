@@ -23,7 +23,7 @@ pub(crate) fn counter(packets: u64) -> Expression {
     vec![Counter { bytes: packets * 60, packets, ..Counter::default() }.into()]
 }
 
-/// Loads the mark, or another key of `meta`.
+/// Loads a key of `meta`, such as the mark.
 pub(crate) fn load_meta(key: u32) -> Expression {
     vec![Meta { key, dreg: Some(NFT_REG_1), ..Meta::default() }.into()]
 }
@@ -73,7 +73,7 @@ pub(crate) fn verdict_map(set: &str) -> Expression {
     look_up_device(set, Some(NFT_REG_VERDICT))
 }
 
-/// The value of the output device in a map, which nothing is done with.
+/// `oifname map @SET`, whose value is not used.
 pub(crate) fn value_from(set: &str) -> Expression {
     look_up_device(set, Some(NFT_REG_2))
 }

@@ -34,7 +34,7 @@ fn an_ipset_is_asked_for_its_name_its_type_and_then_value_by_value() {
     assert_eq!(seen.failure(Source::Ipset), "");
 }
 
-/// What the kernel says about the set `nodes` if it is of this type and family.
+/// The kernel's response about set `nodes` of this type and family.
 fn header_of(kind: &[u8], family: u8) -> Vec<u8> {
     let mut body = vec![2, 0, 0, 0];
     put(&mut body, 1, &[7]);
@@ -44,7 +44,7 @@ fn header_of(kind: &[u8], family: u8) -> Vec<u8> {
     [framed(0x60c, &body), hex(HEADER).split_off(0x48)].concat()
 }
 
-/// Name, type, whether it is a dump, whether it is acknowledged, and the body.
+/// Name, type, whether it is a dump, whether an acknowledgement is requested, and the body.
 #[test]
 fn requests_have_the_bytes_that_kernels_understand() {
     let bodies = |ends: &[End], kind: &'static [u8], family, own: &str, peer: &str| -> Vec<String> {
@@ -146,7 +146,7 @@ fn what_ipset_refuses_is_not_called_a_stranger() {
     assert!(seen.failure(Source::Ipset).contains("errno 2"));
 }
 
-/// The whole set `nodes`: what the header says, then its elements.
+/// The whole set `nodes`: its header, then its elements.
 pub(crate) fn list_of_nodes() -> Vec<u8> {
     let entry = |network: [u8; 4], length: u8| {
         let mut body = vec![2, 0, 0, 0];
@@ -179,7 +179,7 @@ fn a_small_ipset_is_read_whole_and_again_each_time() {
     assert!(!found.stable && found.members.is_empty() && seen.is_all_right());
 }
 
-/// An address that packets of another family have is in no set; nobody can be asked about a source port.
+/// Addresses of the other family are in no set; source ports are never looked up.
 #[test]
 fn an_ipset_whose_list_is_cut_is_a_failure_if_there_is_no_value_to_ask_about() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);
@@ -196,7 +196,7 @@ fn an_ipset_whose_list_is_cut_is_a_failure_if_there_is_no_value_to_ask_about() {
     assert!(seen(Reading::Failed(Failure::too_large(MAX_ELEMENTS, "bytes"))).is_all_right());
 }
 
-/// A set whose elements cannot fit is not dumped; where the kernel does not tell their number, the dump shows it.
+/// A set whose elements cannot fit is not dumped; if the kernel does not tell their number, the dump reveals it.
 #[test]
 fn an_ipset_is_asked_for_its_size_before_its_elements() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Whether all steps hold for a packet; `None`: that depends on what is not decoded.
+/// Whether all steps match a packet; `None`: that depends on something that is not decoded.
 fn hold(steps: &[Step], packet: &BTreeMap<Field, u128>) -> Option<bool> {
     let mut all_known = true;
     for step in steps {
@@ -58,7 +58,7 @@ fn ports_match(blob: &[u8], source: u16, destination: u16) -> bool {
 
 #[test]
 fn multiport_is_what_the_kernel_does() {
-    // Small ports, so that many of them meet.
+    // Few distinct ports, so that they often coincide.
     let ports = proptest::collection::vec((0u16..8, any::<bool>()), 0..=15);
     let edges = prop_oneof![Just(0u16), Just(65535), 0u16..9];
     proptest!(|(ends in 0u8..3, ports in ports, invert in any::<bool>(), source in edges.clone(), destination in edges)| {
@@ -138,7 +138,7 @@ fn conntrack_is_what_the_kernel_does() {
         if let Some(holds) = hold(&steps, &packet) {
             prop_assert_eq!(holds, wanted, "{:?}", steps);
         } else {
-            // Only where packets without a connection pass what others are asked.
+            // Only where packets without a connection match like all others.
             let unsupported = Step::Match(Match::Unsupported(format!("match conntrack revision {revision}")));
             prop_assert!(steps.contains(&unsupported));
         }
