@@ -6,14 +6,14 @@ use crate::capture::archive::testing::recorded_node;
 use crate::facts::{Source, SourceState, SourceStatus};
 use crate::read::{Collectors, replay, testing};
 
-/// Nobody stops these judgements.
+/// Never set: these judgements run to their end.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn judge(catalogue: &Catalogue, facts: &Facts, options: &Options) -> Report {
     super::judge(catalogue, facts, options, &GO_ON)
 }
 
-/// A node about which nothing is known, to be filled in.
+/// A node whose facts are all unknown, to be filled in.
 pub(super) fn blank() -> Facts {
     let mut blank = replay(&testing::capture(), &Collectors::default());
     blank.conntrack.entries = Reading::Ok(0);
@@ -136,7 +136,7 @@ fn the_operators_word_beats_everything_and_says_so() {
     }
 }
 
-/// Operator, probe, tables: each beats what follows, and a probe that could not tell beats nothing.
+/// Operator, probe, tables: each takes precedence over the next, and a probe without a result over none.
 #[test]
 fn an_experiment_beats_the_tables_but_not_the_operator() {
     let id = "nat-udp-zero-checksum".to_owned();
@@ -160,7 +160,7 @@ fn an_experiment_beats_the_tables_but_not_the_operator() {
     assert!(detail.ends_with("; the probe could not tell: what was seen"), "{detail}");
     let operator = [(id.clone(), DefectState::Present)].into();
     assert_eq!(decide(&node, DefectState::Absent, none(), operator).1, Basis::Operator);
-    // A live patch that was loaded or removed since may have changed either answer.
+    // A live patch that was loaded or removed since may have changed either result.
     for state in [DefectState::Present, DefectState::Absent] {
         node.livepatches = Reading::Ok(vec!["kpatch_1".into()]);
         let (_, basis, detail) = decide(&node, state, none(), [].into());
@@ -172,7 +172,7 @@ fn an_experiment_beats_the_tables_but_not_the_operator() {
     }
 }
 
-/// A tunnel over one device, as the links of a node.
+/// The facts of a node with a tunnel over one device.
 fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Facts {
     use crate::facts::{FdbEntry, Tunnel, TunnelKind, UdpChecksum};
     let fdb = FdbEntry { remote: None, via: None, port: entry_port, nexthop_group: None };
@@ -236,7 +236,8 @@ fn every_port_a_tunnel_sends_to_counts() {
     }
 }
 
-/// Only cards of version 4 and later (virtual hardware 14) have the offload among the features that can be changed.
+/// Only vmxnet3 devices of version 4 and later (virtual hardware 14) list the offload among the features that can be
+/// changed.
 #[test]
 fn a_card_that_cannot_offload_tunnels_is_not_affected() {
     use crate::facts::{Feature, FeatureState, Features};
@@ -261,7 +262,7 @@ fn a_card_that_cannot_offload_tunnels_is_not_affected() {
         let node = tunnel_over(card(segmentation, csum), 8472, None);
         assert_eq!(vmxnet3(&node, DefectState::Present), expected, "{segmentation:?} {csum:?}");
     }
-    // It does not make up for what is not known of another device that may carry the tunnel.
+    // It does not help if another device, which may carry the tunnel, is not known.
     let mut node = tunnel_over(card(never, never), 8472, None);
     let mut links = node.links.ok().unwrap().clone();
     links.push(Link { index: 2, ..device(None, Reading::Failed("sysfs is of another namespace".into())) });
@@ -411,7 +412,7 @@ fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption
     }
 }
 
-/// A device that the tunnel's packets do not cross, where others come in that are forwarded into it.
+/// A device that is not the tunnel's underlay, but on which packets arrive that are forwarded into the tunnel.
 #[test]
 fn a_filter_that_marks_what_is_forwarded_is_a_question() {
     use crate::facts::{Filter, Programs};
@@ -438,7 +439,7 @@ fn a_filter_that_marks_what_is_forwarded_is_a_question() {
     }
 }
 
-/// A permission or a repair would tell; what nobody can know is unknown, too, and not unseen.
+/// "Unseen" is what a permission or a repair would reveal; what nothing could reveal is only unknown.
 #[test]
 fn unknown_is_unseen_only_where_a_source_was_not_read() {
     let unseen = |node: &Facts, id: &str| {

@@ -57,15 +57,15 @@ fn to(action: NatAction) -> Step {
     })
 }
 
-/// The chain of a ruleset that is on this hook.
+/// The base chain on this hook.
 fn chain(rules: Vec<Vec<Step>>, hook: Hook, kind: ChainKind) -> Chain {
     let base = Base { hook, kind, priority: 100, drops: false, devices: Vec::new() };
     let rules = rules.into_iter().zip(1..).map(|(steps, position)| rule(position, steps)).collect();
     Chain::new(Some(base), Reading::Ok(Arc::new(rules)))
 }
 
-/// Packets are marked when they are sent from an address of the node's, leave by a device of a group, or go to an element of a
-/// set; what is marked is translated.
+/// Packets are marked if their source is an address of the node, if they leave by a device of a group, or if their
+/// destination is an element of a set; marked packets are translated.
 fn ruleset() -> Ruleset {
     let marks = || Step::SetMark(MarkWrite::Exact { keep: !0x10, take: 0, xor: 0x10 });
     let looked_up = Step::Match(Match::Set { fields: vec![Field::Ipv4Destination], set: set_id(), inverted: false });
@@ -395,11 +395,11 @@ fn a_judgement_that_remembers_finds_what_one_finds_that_does_not() {
         different += usize::from(wanted != last);
         last = wanted;
     }
-    // The others are about what some other change hides.
+    // The others change what another change hides.
     assert!(different >= 25, "{different} changes are told by the report");
 }
 
-/// The same memory goes from node to node.
+/// One `Derived` is used for one node after the other.
 #[test]
 fn nodes_are_not_taken_for_each_other() {
     let names = recorded_nodes();
@@ -424,7 +424,7 @@ fn what_has_not_changed_is_not_walked_again() {
     let first = reached(&derived);
     let outer = Arc::clone(derived.outer.borrow()[0].1.found.borrow().as_ref().unwrap());
     again(&node, &mut derived);
-    // The same rules, read again, which have counted since; another generation.
+    // The same rules in another generation, with advanced counters.
     rules_of(&mut node, "post")[0].counter = Some(Counter { packets: 7, bytes: 420 });
     let read = Ruleset { generation: Some(2), ..rules(&mut node).clone() };
     let chains: std::collections::BTreeMap<ChainId, Chain> =
@@ -448,14 +448,14 @@ fn a_judgement_that_was_stopped_leaves_nothing_behind() {
     assert!(report.was_stopped);
     assert!(derived.reached.found.borrow().is_none() && derived.outer.borrow().is_empty());
     assert_eq!(again(&node, &mut derived), fresh(&node));
-    // What was known before stays, and is not told by one that is stopped.
+    // What was known before is kept, but a stopped judgement does not report it.
     let first = reached(&derived);
     let report = judge_again(Catalogue::built_in(), &node, &Options::default(), &stopped, &mut derived);
     assert!(
         report.was_stopped && report.advisories.iter().any(|finding| finding.state == crate::advisory::State::Unknown)
     );
     assert!(Arc::ptr_eq(&first, &reached(&derived)));
-    // Of work that is stopped halfway nothing is kept, what was done before included.
+    // Of work that is stopped halfway nothing is kept, not even the part that was done.
     let once: Once<u32> = Once::default();
     let halfway = AtomicBool::new(false);
     let effort = Effort::new(&halfway);
@@ -469,7 +469,8 @@ fn a_judgement_that_was_stopped_leaves_nothing_behind() {
     assert!(!once.end(effort.ended().is_some()) && once.found.borrow().is_none());
 }
 
-/// Work that was done before is charged, so that a judgement ends where it would have ended.
+/// Reused results are charged with their original work, so that a judgement ends where it would have ended without
+/// them.
 #[test]
 fn what_is_remembered_takes_its_work() {
     let once: Once<u32> = Once::default();
@@ -489,7 +490,7 @@ fn what_is_remembered_takes_its_work() {
     let (_, units) = effort.measure(|| once.get(&effort, || unreachable!("it is known")));
     assert_eq!(units, 0, "once in a judgement");
     once.end(false);
-    // Where so much is not left, it is walked, and ends.
+    // If less work than that is left, the walk is done, and ends.
     let effort = Effort::new(&GO_ON);
     let (_, all) = effort.measure(|| spend(&effort, usize::MAX));
     let effort = Effort::new(&GO_ON);

@@ -29,7 +29,7 @@ pub struct UdpTargets {
 pub enum Given {
     /// To all of its known clients.
     Possible,
-    /// To nobody.
+    /// To no client.
     ToNobody,
     /// Not to these clients.
     NotTo(Vec<UdpClient>),

@@ -6,7 +6,7 @@ use super::*;
 
 const BITS: u32 = 4;
 
-/// Sets over two numbers of four bits, as the list of what is in them.
+/// The elements of a set over two 4-bit numbers.
 fn listed(space: &Space<'_>, blocks: &[BitVector; 2], set: PacketSet) -> Vec<(u128, u128)> {
     let all = (0..1 << BITS).flat_map(|a| (0..1 << BITS).map(move |b| (a, b)));
     let is_in = |(a, b): &(u128, u128)| {
@@ -90,7 +90,7 @@ fn what_is_too_large_ends_and_does_not_panic() {
     let stop = AtomicBool::new(false);
     let effort = Effort::new(&stop);
     let space = Space::new(&effort);
-    // A permutation of 24 bits whose order is the worst one.
+    // Equality of two 24-bit numbers in the worst order of variables.
     let (one, other) = (space.block(24), space.block(24));
     let mut all = EVERYTHING;
     for (a, b) in one.0.iter().zip(&other.0) {

@@ -6,7 +6,7 @@ use super::unread::word;
 use crate::symbolic::network::host::HostFacts;
 use crate::symbolic::{Certainty, answers};
 
-/// Whether connections are translated to an address of this host's, and whether invalid segments get to it: `yes`, `no`,
+/// Whether connections are translated to an address of this host, and whether invalid segments reach it: `yes`, `no`,
 /// `maybe`.
 fn answered(text: &str, local: &[(&str, bool)]) -> [&'static str; 2] {
     let written = rules(text);
@@ -43,7 +43,7 @@ fn a_segment_for_this_host_passes_prerouting_and_input() {
         ("ip filter OUTPUT: filter output 0 drop\n state 0xe => accept", "no"),
         ("ip m POSTROUTING: filter postrouting -150\n oif docker0, state 1 => drop", "yes"),
         ("ip filter INPUT: filter input 0\n dst 192.0.2.1, state 1 => drop", "no"),
-        // A rule that refuses with a reset resets.
+        // A rule that rejects with a reset resets.
         ("ip filter INPUT: filter input 0\n state 1 => reset", "yes"),
         ("ip filter INPUT: filter input 0 drop\n proto 6 => jump R\nip filter R:\n state 1 => reset", "yes"),
         ("ip filter INPUT: filter input 0\n state 1 => drop\n state 1 => reset", "no"),
@@ -77,7 +77,7 @@ fn connections_are_walked_to_the_translation() {
     let to = "ip nat POSTROUTING: nat postrouting 100\n src 172.17.0.0/16, dst 198.51.100.9 => masquerade\n";
     for (rules, expected) in [
         ("", ["yes", "yes"]),
-        // They come from where connections go to.
+        // Invalid segments come from where connections go to.
         ("ip filter INPUT: filter input 0\n src 198.51.100.9, state 1 => drop", ["yes", "no"]),
         ("ip filter INPUT: filter input 0\n src 198.51.100.8, state 1 => drop", ["yes", "yes"]),
         ("ip filter FORWARD: filter forward 0 drop\n state 6 => accept", ["no", "no"]),
@@ -96,7 +96,7 @@ fn connections_are_walked_to_the_translation() {
 
 #[test]
 fn a_segment_without_a_connection_has_a_state_but_no_status() {
-    // `! --ctstate DNAT` holds for it; `ct status & dnat == 0` does not.
+    // `! --ctstate DNAT` matches it; `ct status & dnat == 0` does not.
     for (test, arrives) in
         [("!no-state 0 0x20", "no"), ("no-state 0 0x20", "yes"), ("no-state 1 0x20", "no"), ("!status 0x20", "no")]
     {
@@ -105,7 +105,7 @@ fn a_segment_without_a_connection_has_a_state_but_no_status() {
     }
 }
 
-/// Of this network, as [`answered`] has it, but for what `change` does to what is known of the host.
+/// The first of [`answered`], with the host's facts changed by `change`.
 fn answered_by(text: &str, change: impl Fn(&mut HostFacts)) -> &'static str {
     let written = rules(text);
     let mut network = written.network();

@@ -46,7 +46,7 @@ pub(crate) fn own() -> [Option<OwnAddresses>; 2] {
     [Some(OwnAddresses { typed }), Some(OwnAddresses::default())]
 }
 
-/// Whether there are such connections, and whether invalid segments get to their clients.
+/// Whether there are such connections, and whether invalid segments reach their clients.
 fn bypassed(text: &str) -> [&'static str; 2] {
     let found = walked(text, routed(), devices(DEVICES));
     [found.translated, found.arrive].map(|found| word(&found.certainty))
@@ -157,7 +157,7 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
     assert_eq!(word(&walked(SERVICE, routed(), None).translated.certainty), "maybe");
 }
 
-/// Services are routed by eth0, until something translates them.
+/// Services are routed by eth0 until their destination is translated.
 #[test]
 fn output_sees_the_device_that_the_first_destination_has() {
     let paths = |paths: &[(&str, (u128, u128))]| {
@@ -201,7 +201,7 @@ fn invalid_segments_take_the_way_of_the_answers() {
         let found = bypassed(&format!("{SERVICE}{chain}"));
         assert_eq!(found, ["yes", arrives], "{chain}");
     }
-    // A rule that refuses with a reset resets, whoever the client is.
+    // A rule that rejects with a reset resets, whoever the client is.
     for (chain, expected) in [
         ("ip f F: filter forward 0\n src 10.244.0.5, state 1 => reset", ["yes", "yes"]),
         ("ip f F: filter forward 0\n state 1 => reset", ["yes", "yes"]),
@@ -212,20 +212,20 @@ fn invalid_segments_take_the_way_of_the_answers() {
     ] {
         assert_eq!(bypassed(&format!("{SERVICE}{chain}")), expected, "{chain}");
     }
-    // A drop of both ways leaves nothing to reset, which is the same to whoever asks.
+    // If packets of both directions are dropped there is nothing to reset, which looks the same.
     assert_eq!(bypassed(&format!("{SERVICE}ip f F: filter forward 0\n state 1 => drop")), ["no", "no"]);
-    // Those for this host itself pass input.
+    // Segments to this host traverse input.
     let own = PUBLISHED.split_once("ip nat O").map(|(_, own)| format!("ip nat O{own}")).unwrap();
     assert_eq!(bypassed(&format!("{own}ip f F: filter forward 0\n state 1 => drop")), ["yes", "yes"]);
     assert_eq!(bypassed(&format!("{own}ip f I: filter input 0\n state 1 => drop")), ["yes", "no"]);
     assert_eq!(bypassed(&format!("{own}ip f O: filter output 0\n state 1 => drop")), ["no", "no"]);
-    // All of output sees the device of the first destination.
+    // The whole output hook sees the device of the first destination.
     let local = "ip nat O: nat output -100\n dst 192.0.2.1, proto 6 => dnat to 172.17.0.2\n";
     for (test, translated) in [("oif docker0", "yes"), ("!oif docker0", "no"), ("oif lo", "no"), ("oif eth0", "yes")] {
         let found = bypassed(&format!("{local}ip f O: filter output 0\n {test}, state 8 => drop"));
         assert_eq!(found[0], translated, "{test}");
     }
-    // What gives a connection the source that it has changes nothing.
+    // Translating a source to itself changes nothing.
     for (rule, translated) in [
         ("=> masquerade", "yes"),
         ("=> snat to 192.0.2.1", "yes"),
@@ -237,7 +237,7 @@ fn invalid_segments_take_the_way_of_the_answers() {
         let found = bypassed(&format!("{own}ip nat S: nat postrouting 100\n {rule}"));
         assert_eq!(found[0], translated, "{rule}");
     }
-    // Neither is a first packet one that another connection expects.
+    // Nor is a first packet expected by another connection.
     assert_eq!(
         bypassed(&format!("{own}ip f O: filter output 0 drop\n state 4 => accept\n state 1 => accept")),
         ["no", "no"]

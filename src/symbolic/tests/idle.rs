@@ -5,7 +5,8 @@ use super::language::{effort, rules};
 use super::unread::word;
 use crate::symbolic::answers;
 
-/// Whether sources are translated, to random ports, some surely with the timeout of the sysctl, some perhaps with another.
+/// Whether sources are translated, whether to random ports, and whether some certainly have the sysctl's timeout, or
+/// possibly another one.
 fn idle(text: &str) -> [&'static str; 4] {
     let written = rules(text);
     let mut network = written.network();
@@ -26,7 +27,7 @@ fn only_tcp_whose_port_is_drawn_depends_on_its_entry() {
         ("proto 17 => masquerade random-fully", "no", "no"),
         ("oif down0 => masquerade random-fully", "no", "no"),
         ("oif eth9 => masquerade random-fully", "no", "no"),
-        // One to one, and to an address of nobody's.
+        // One to one, and to an address that no host has.
         ("src 10.244.0.5 => snat to 198.51.100.7 random", "yes", "yes"),
         ("=> netmap to 198.51.100.0-198.51.100.255 random", "yes", "no"),
         ("=> snat to 198.51.100.7 ports 1024-2047 random", "yes", "yes"),
@@ -35,7 +36,7 @@ fn only_tcp_whose_port_is_drawn_depends_on_its_entry() {
         ("proto 6 => masquerade\n => masquerade random", "yes", "no"),
         ("sometimes => masquerade\n => masquerade random", "yes", "yes"),
         ("=> odd", "maybe", "maybe"),
-        // Connections of this host's own keep their address, but not their port.
+        // Connections of this host keep their address, but not their port.
         ("src 192.0.2.1 => masquerade random", "yes", "yes"),
         ("src 192.0.2.1 => snat to 192.0.2.1", "no", "no"),
     ] {
@@ -59,7 +60,7 @@ fn timeouts_of_their_own_count_where_such_connections_get_to_them() {
         ("ip raw O: filter output -300\n => template, timeout", "yes", "no"),
         ("ip6 raw P: filter prerouting -300\n => template, timeout", "yes", "no"),
         ("inet f F: filter forward 0\n => timeout", "no", "yes"),
-        // Later packets, of either direction, whatever their marks.
+        // Later packets of either direction, whatever their marks.
         ("inet f F: filter forward 0\n state 2 => timeout", "no", "yes"),
         ("inet f F: filter forward 0\n state 2, src 10.244.0.0/16 => timeout", "no", "yes"),
         ("inet f F: filter forward 0\n state 2, dst 10.244.0.0/16 => timeout", "no", "yes"),
@@ -78,7 +79,7 @@ fn timeouts_of_their_own_count_where_such_connections_get_to_them() {
     ] {
         assert_eq!(idle(&format!("{nat}{chain}"))[1..], ["yes", by_sysctl, own], "{chain}");
     }
-    // What was not read may give one.
+    // An unread list may set a timeout.
     for unread in ["unread inet forward", "ip raw P: filter prerouting -300\n => odd"] {
         assert_eq!(idle(&format!("{nat}{unread}"))[3], "maybe", "{unread}");
     }

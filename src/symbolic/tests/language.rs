@@ -38,7 +38,7 @@ impl Written {
     }
 }
 
-/// A host that forwards packets, has no addresses, and does nothing else beside its rules.
+/// A host that forwards, has no addresses, and does nothing besides its rules.
 pub(crate) fn host() -> HostFacts {
     let forwards = [Ok(true), Ok(true)];
     HostFacts {
@@ -57,13 +57,13 @@ pub(crate) fn host() -> HostFacts {
     }
 }
 
-/// All the work that one judgement may do; nobody stops it.
+/// The whole work limit of a judgement, never stopped.
 pub(crate) fn effort() -> Effort<'static> {
     static GO_ON: AtomicBool = AtomicBool::new(false);
     Effort::new(&GO_ON)
 }
 
-/// Reads the language. Every bit that some rule sets counts as settable.
+/// Parses the language. Bits that some rule sets count as settable.
 pub(crate) fn rules(text: &str) -> Written {
     let mut written = Written::default();
     let mut open: Option<(bool, ChainId)> = None;
@@ -206,13 +206,13 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         "sport" => range(Field::SourcePort),
         "dport" => range(Field::DestinationPort),
         "state" => {
-            // nf_tables tests whether any of these bits is set.
+            // nf_tables matches if any of these bits is set.
             let Match::Tests { tests, inverted } = masked(Field::ConnectionState, number(value).into(), 0) else {
                 unreachable!()
             };
             Match::Tests { tests, inverted: !inverted }
         }
-        // No such state, nor such a status: as iptables tests them together.
+        // No such state or no such status: iptables matches both in one test.
         "no-state" => {
             let test = |field, mask: &str| FieldTest {
                 field,
@@ -238,7 +238,7 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         }
         "dsttype" => range(Field::DestinationType(TypeScope::Any)),
         "set" => Match::Set { fields: vec![Field::Ipv4Source], set: set(value), inverted },
-        // Into a map: its name, and what is looked up.
+        // In a map: its name, and the key.
         "map" => Match::Set { fields: fields(words.next().unwrap()), set: set(value), inverted },
         "accounting" => Match::Accounting(value.into()),
         "sometimes" => Match::NonDeterministic("limit".into()),
@@ -288,7 +288,7 @@ fn read_action(text: &str) -> Step {
         let (first, last) = to.split_once('-').unwrap_or((to, to));
         Chosen::Range(first.parse().unwrap(), last.parse().unwrap())
     });
-    // `snat of m src`: an address by a map.
+    // `snat of m src`: the address comes from a map.
     let map = words.iter().position(|word| *word == "of").map(|at| NatMap {
         lookup: lookup(words[at + 1], words[at + 2]),
         addresses: Some([0..4, 0..4]),
@@ -303,7 +303,7 @@ fn read_action(text: &str) -> Step {
         "return" => Step::Verdict(Verdict::Return),
         "jump" => Step::Verdict(Verdict::Jump(words[1].into())),
         "goto" => Step::Verdict(Verdict::Goto(words[1].into())),
-        // A verdict map, what is looked up in it, and where it leads.
+        // A verdict map, its key, and the chains that it leads to.
         "vmap" => {
             let by = if words[2] == "unknown" { Vec::new() } else { fields(words[2]) };
             let verdicts = words[3..].iter().map(|chain| Verdict::Goto((*chain).into())).collect();
@@ -320,7 +320,7 @@ fn read_action(text: &str) -> Step {
             let hashed = words[0] == "hash-of";
             Step::SetMark(MarkWrite::Number { first: number(words[1]), last: number(words[2]), hashed })
         }
-        // These bits of what a map has: `mark-of m dst 0xffffffff`; all others stay.
+        // These bits of a map's data: `mark-of m dst 0xffffffff`; all other bits are kept.
         "mark-of" => {
             let (lookup, mapped) = (lookup(words[1], words[2]), number(words[3]));
             Step::SetMark(MarkWrite::Mapped { lookup, mapped, keep: !mapped, take: 0, xor: 0 })

@@ -13,7 +13,7 @@ use crate::symbolic::{OuterPackets, reached};
 
 const ALL: (u128, u128) = (0, u32::MAX as u128);
 
-/// A map: elements and their data.
+/// A map: its elements and their data.
 fn map(all: &[(Element, [u8; 4])]) -> Set {
     Set {
         name: "m".into(),
@@ -62,7 +62,7 @@ fn a_mark_is_what_a_map_has_for_the_packet() {
     assert_eq!(by(inner, marks(&[(pods.clone(), 0x8000), (others.clone(), 0x1)])), "no");
     assert_eq!(by(inner, marks(&[(elsewhere.clone(), 0x4000), (pods.clone(), 0x1)])), "no");
     assert_eq!(by(inner, marks(&[])), "no", "without an element the rule ends");
-    // Of elements that hold the same key the first counts: the last one may be for all that no other is for.
+    // Of elements with the same key the first one counts: the last one may be the catch-all.
     let all = vec![ALL];
     assert_eq!(by(inner, marks(&[(net("10.42.0.0", "10.42.255.255"), 0x1), (all.clone(), 0x4000)])), "no");
     assert_eq!(by(inner, marks(&[(pods.clone(), 0x1), (all.clone(), 0x4000)])), "yes");
@@ -105,7 +105,7 @@ fn a_map_by_a_number_gives_each_that_the_number_can_have() {
     }
     assert_eq!(by("jhash", "flannel.1", &[(0, 0x1), (3, 0x4000)]), "yes", "some packet has it");
     assert_eq!(by("jhash", "eth0", &[(0, 0x1), (3, 0x4000)]), "maybe", "the tunnel's packets may all have another");
-    // Another hash gives another number.
+    // Another hash yields another number.
     let pair = |second: &str| {
         let rules = format!(
             "ip m O: filter output 0\n oif flannel.1, map m jhash => mark-of m jhash 0xff\n \
@@ -117,7 +117,7 @@ fn a_map_by_a_number_gives_each_that_the_number_can_have() {
     };
     assert_eq!(pair("jhash"), "no", "the same packet has the same number");
     assert_eq!(pair("jhash-of-dst"), "yes");
-    // Each look-up draws again.
+    // Each lookup draws another number.
     let twice = "ip m O: filter output 0
         oif eth0, map m numgen => mark-of m numgen 0xffffffff
         oif eth0, mark 0x1, map m numgen => mark-of m numgen 0xffffffff
@@ -129,7 +129,7 @@ fn a_map_by_a_number_gives_each_that_the_number_can_have() {
     assert_eq!(rewritten(&[&first, MASQUERADE].concat(), Some(map)), "yes");
 }
 
-/// The queries of a socket are alike: the next number of numgen is another one all the same, and a hash is not.
+/// Queries of a socket have equal headers: `numgen` still yields another number for each, a hash does not.
 #[test]
 fn name_servers_by_number_are_several() {
     let several = |by: &str, servers: &[[u8; 4]]| {
@@ -146,7 +146,7 @@ fn name_servers_by_number_are_several() {
     assert_eq!(several("jhash", &[one, other]), "no");
 }
 
-/// As kube-proxy writes them: `numgen random mod 4 vmap { 0 : goto A, 1 : goto B, … }`.
+/// As kube-proxy writes it: `numgen random mod 4 vmap { 0 : goto A, 1 : goto B, … }`.
 #[test]
 fn a_number_leads_the_queries_of_a_socket_to_several_chains() {
     let several = |by: &str, [a, b]: [&str; 2]| {

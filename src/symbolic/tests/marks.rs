@@ -64,7 +64,7 @@ fn what_a_map_has_nothing_for_keeps_its_connection_mark() {
         let own = format!(" oif flannel.1, dst {peers} => xor 0x800000, save, clear 0xffffffff\n");
         rewritten(&[rules, &own, " oif flannel.1 => restore\n", FIXED].concat())
     };
-    // Rules of NAT clear it on first packets, and never see later ones.
+    // NAT rules clear it on first packets, and never see later ones.
     assert_eq!(marked("10.42.0.2"), "yes", "on later packets to others than this one");
     assert_eq!(marked("10.42.0.0/16"), "no");
 }

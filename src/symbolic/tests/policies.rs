@@ -11,7 +11,7 @@ use crate::symbolic::{Certainty, ReachedRules, SourceNatReplies, answers, reache
 const PODS: usize = 24;
 const MASQUERADE: &str = "ip nat P: nat postrouting 100\n src 10.0.0.0/8, !dst 10.0.0.0/8 => masquerade\n";
 
-/// Ten policies a pod and direction; whoever meets none is dropped.
+/// Ten policies for each pod and direction; a packet that matches none is dropped.
 fn policies(source: impl Fn(usize, usize) -> String) -> String {
     let mut text = "ip f F: filter forward 0
          iif pod+ => jump sources
@@ -37,7 +37,7 @@ fn of_each(pod: usize, policy: usize) -> String {
     format!("10.{pod}.{policy}.0/24")
 }
 
-/// On a node with so many pods, and the work that it took.
+/// Calls `ask` with the network of a node with [`PODS`] pods.
 fn asked<T>(text: &str, ask: impl Fn(&Network<'_>) -> T) -> T {
     let names: Vec<&'static str> = (0..PODS).map(|pod| &*format!("pod{pod}").leak()).collect();
     let written = rules(text);
@@ -79,7 +79,7 @@ fn what_only_one_device_does_is_found() {
     let every = policies(of_each);
     let one = format!("ip nat P: nat postrouting 100\n oif pod20, src 10.0.0.0/8 => masquerade\n{every}");
     assert_eq!((surely(&raced(&one)), word(&replies(&one).translated.certainty)), (1, "yes"));
-    // All that the others send is dropped.
+    // All that other pods send is dropped.
     let one = format!("{MASQUERADE}ip m F: filter forward -150 drop\n iif pod20, oif eth0 => accept\n{every}");
     assert_eq!((surely(&raced(&one)), word(&replies(&one).translated.certainty)), (1, "yes"));
     let none = format!("{MASQUERADE}ip m F: filter forward -150 drop\n iif pod30 => accept\n{every}");

@@ -29,7 +29,7 @@ pub(crate) fn address((link, address, scope): (u32, &str, u8)) -> Address {
     Address { link, address, prefix_length: 24, scope, peer: address, unpreferred: false, secondary: false }
 }
 
-/// What is found on a router, changed.
+/// The rules found on a router, with its network changed by `change`.
 fn found(text: &str, change: impl FnOnce(&mut Network<'_>)) -> ReachedRules {
     let written = rules(text);
     let mut network = written.network();
@@ -39,7 +39,7 @@ fn found(text: &str, change: impl FnOnce(&mut Network<'_>)) -> ReachedRules {
     reached(&network, &effort())
 }
 
-/// `yes`: some rule surely does; `one to one`: some is reached, and none does; `no`: none is reached.
+/// `yes`: some rule certainly; `maybe`: some rule possibly; `one to one`: only such rules are reached; `no`: none.
 fn word(found: &ReachedRules) -> &'static str {
     let is = |certain: bool| found.rules.iter().any(|rule| (rule.certainty == Certainty::Happens) == certain);
     match (is(true), is(false), &found.one_to_one) {
@@ -58,7 +58,7 @@ fn post(text: &str) -> String {
     format!("ip nat P: nat postrouting 100\n {text}")
 }
 
-/// Other hosts only: what this host sends leaves untranslated.
+/// Other hosts' packets only: what this host sends is not translated.
 fn with_host(text: &str, change: impl FnOnce(&mut HostFacts)) -> &'static str {
     word(&found(text, |network| change(&mut network.host)))
 }
@@ -70,7 +70,7 @@ fn a_packet_has_to_get_through_the_host() {
     for (chain, expected) in [
         ("", "yes"),
         ("ip filter F: filter forward 0 drop", "one to one"),
-        // Expected connections are not what competes.
+        // Expected connections do not compete.
         ("ip filter F: filter forward 0 drop\n state 6 => accept", "one to one"),
         ("ip filter F: filter forward 0 drop\n state 0xe => accept", "yes"),
         ("ip filter F: filter forward 0 drop\n state 2 => accept", "one to one"),
@@ -154,7 +154,7 @@ fn who_forwards_nothing_translates_what_it_sends() {
         host.addresses = Err("no answer".into());
     };
     assert_eq!(with_host(&post("oif wan0 => masquerade"), unread), "maybe");
-    // What it sends to a Service leaves by another device than the one whose address it has.
+    // The router's packets to a Service leave by another device than the one with their source address.
     let service = "ip nat O: nat output -100\n dst 10.96.0.1 => or 0x4000, dnat to 10.77.1.5\n\
                    ip nat P: nat postrouting 100\n mark 0x4000/0x4000, oif lan0 => masquerade";
     assert_eq!(with_host(service, none), "one to one");
@@ -208,7 +208,7 @@ fn a_source_with_an_address_of_its_own_competes_with_nobody() {
             "src 10.5.0.12 => snat to 203.0.113.21 ports 1024-2048\n src 10.5.0.13 => snat to 203.0.113.21 ports 2048-3071",
             "yes",
         ),
-        // Ports that are drawn can be drawn twice.
+        // Randomly chosen ports may coincide.
         ("src 10.5.0.12 => snat to 203.0.113.21 random-fully", "yes"),
         ("src 10.5.0.12 => snat to 203.0.113.21-203.0.113.22", "one to one"),
         ("src 10.5.0.12/31 => snat to 203.0.113.21-203.0.113.22", "yes"),
@@ -238,7 +238,7 @@ fn a_port_that_is_kept_meets_one_that_is_drawn_by_chance_alone() {
     assert_eq!(competing(&format!("{hairpin}\n=> masquerade")), [1, 2]);
 }
 
-/// Chains of one priority: which comes first is in no dump, and here it does not matter.
+/// Chains of equal priority: their order is in no dump, and does not matter here.
 #[test]
 fn whichever_of_two_chains_comes_first_one_of_them_races() {
     let two = |first: &str, second: &str| {
@@ -322,7 +322,7 @@ fn ipv6_is_judged_by_itself() {
     ] {
         assert_eq!(race(&text), expected, "{text}");
     }
-    // Addresses that are not certain yet to be nobody else's.
+    // Tentative addresses, which may still turn out to be another host's.
     let tentative =
         |host: &mut HostFacts| host.addresses.as_mut().unwrap().iter_mut().for_each(|own| own.unpreferred = true);
     assert_eq!(with_host(&post("oif wan0 => masquerade"), tentative), "yes");
@@ -414,7 +414,7 @@ fn what_was_not_read_or_not_understood_may_compete() {
         ("src 10.5.0.12 => odd", "maybe"),
         ("src 10.5.0.12, opaque => masquerade\n src 10.5.0.13 => masquerade", "maybe"),
         ("opaque => masquerade", "maybe"),
-        // Each of two packets may have its own answer.
+        // Each of two packets may get a result of its own.
         (
             "opaque => jump A\n src 10.5.0.13 => masquerade\nip nat A:\n src 10.5.0.12 => masquerade\n => accept",
             "maybe",

@@ -3,7 +3,7 @@
 use super::language::{effort, rules};
 use crate::symbolic::{Certainty, reached};
 
-/// Rules that are reached, as `CHAIN POSITION`; those that may be end in `?`.
+/// Rules that are reached, as `CHAIN POSITION`, with `?` if only possibly.
 fn reach(text: &str) -> Vec<String> {
     let written = rules(text);
     let found = reached(&written.network(), &effort());
@@ -54,7 +54,7 @@ fn rules_behind_others_are_reached_by_what_these_leave() {
         ("dport 1-100 => accept\n dport 50 => masquerade", &[]),
         ("dport 1-100 => accept\n dport 50-101 => masquerade", &["P 2"]),
         ("=> drop\n => masquerade", &[]),
-        ("proto 1 => masquerade", &["P 1"]), // echo requests have numbers instead of ports
+        ("proto 1 => masquerade", &["P 1"]), // echo requests have identifiers instead of ports
         ("proto 6 => return\n proto 17 => masquerade", &["P 2"]),
         ("sometimes => accept\n => masquerade", &["P 2"]),
         ("sometimes => masquerade", &["P 1"]),

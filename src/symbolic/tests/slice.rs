@@ -2,7 +2,7 @@
 
 use super::tunnel::{MARK, OLD, rewritten};
 
-/// So many rules that leaving them out is tried; no packet of these tests meets one.
+/// Enough rules that slicing is tried; no packet of these tests matches one.
 fn with_drops(text: &str) -> String {
     let drops = (0..300).map(|number| format!("\n src 203.0.113.{}/32, dport {number} => drop", number % 250));
     format!("{text}\nip big FORWARD: filter forward 50{}", drops.collect::<String>())

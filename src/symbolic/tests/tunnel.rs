@@ -96,7 +96,7 @@ fn what_has_no_connection_meets_no_test_of_one() {
     assert_eq!(mark("state 1 => or 0x4000"), "yes");
     assert_eq!(mark("status 0x8, state 1 => or 0x4000"), "no");
     assert_eq!(mark("!status 0x8, state 1 => or 0x4000"), "no", "nor the opposite");
-    // Those of TCP are inside the tunnel.
+    // Packets of TCP are inside the tunnel.
     assert_eq!(mark("proto 6, state 1 => or 0x4000\n proto 6 => restore"), "yes", "nor is a mark taken from none");
     assert_eq!(mark("proto 6, state 8 => or 0x4000\n proto 6 => restore"), "no");
 }
@@ -504,7 +504,7 @@ fn what_a_tunnels_settings_make_of_headers_is_known() {
     assert_eq!(["has tcp-option-2", "!has tcp-option-2"].map(inside), ["yes"; 2], "some packets inside have one");
 }
 
-/// With a quota it holds for some packets, without one for all.
+/// With a quota it matches some packets, without one all.
 #[test]
 fn whether_an_accounting_object_has_a_quota_matters_only_where_the_others_go_elsewhere() {
     let post = |rule: &str| {

@@ -16,7 +16,7 @@ pub(crate) fn word(certainty: &Certainty) -> &'static str {
     }
 }
 
-/// Whether new connections get to a rule that translates their source.
+/// Whether new connections reach a rule that translates their source.
 fn translated(text: &str) -> &'static str {
     let written = rules(text);
     let found = reached(&written.network(), &effort());
@@ -89,7 +89,7 @@ fn a_list_that_was_not_read_may_stop_tracking_or_start_it() {
     assert_eq!(tracked("ip f F: filter forward 0\n => odd"), "maybe");
 }
 
-/// What was translated when it came in is answered on output, where the NAT core then is too.
+/// Replies to what was translated on input traverse output, where the NAT core is active then, too.
 #[test]
 fn a_list_that_was_not_read_may_put_the_nat_core_on_other_hooks() {
     let written = "ip m O: filter output -150\n dst 203.0.113.0/24 => or 0x4000\n\
@@ -146,7 +146,7 @@ fn destinations_may_be_translated_by_what_was_not_read() {
     assert_eq!(several("unread ip forward"), "no");
     let random = "dst 10.96.0.10, sometimes => dnat to 10.0.0.1\n dst 10.96.0.10 => dnat to 10.0.0.2";
     assert_eq!(several(&format!("ip nat O: nat output -100\n state 8 => accept\n {random}")), "no");
-    // By a device that is not there, or leads to nobody.
+    // By a device that does not exist or leads to no host.
     let by = |hook: &str, device: &str| {
         let random = random.replace("dst 10.96.0.10", &format!("{device}, dst 10.96.0.10"));
         let written = rules(&format!("ip nat O: nat {hook} -100\n {random}"));
