@@ -1,4 +1,8 @@
-//! Executes netlink requests. Only framing is decoded, to find the end of an answer.
+//! Executes netlink requests, for `Live`, on the reading thread. Only framing is decoded, to find the end of a
+//! response.
+//!
+//! A response is passed on message by message, so that a reader may stop a dump. Each wait ends with the deadline of
+//! the reading (`progress`).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -1,4 +1,8 @@
-//! A complete reading: runs the readers in order and publishes each part when it is complete.
+//! A complete reading. Called by `serve::reading`, by `commands::capture`, and to replay a capture.
+//!
+//! Runs the readers in order (kernel and counters, links, rules with sets, conntrack entries, the distribution) and
+//! publishes each part when it is complete, so that a reading that is cut off still yields the earlier parts. [`Parts`]
+//! become `Facts` here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

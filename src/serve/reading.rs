@@ -1,4 +1,7 @@
 //! Runs readings on a thread of their own, and judges within a deadline; for `check` and `serve`.
+//!
+//! The reading thread may block in the kernel. Its caller waits until its own deadline, and takes the parts that were
+//! published by then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};

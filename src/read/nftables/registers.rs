@@ -1,4 +1,7 @@
 //! Meaning of register contents: turns comparisons of registers into tests of fields, however these were loaded.
+//!
+//! `expressions` runs each expression of a rule through [`Registers`]. `netfilter::nftables::register` follows bytes
+//! through registers, `loads` says which field a load takes, and this module combines both.
 
 use std::ops::Range;
 

@@ -1,4 +1,9 @@
-//! The HTTP server: routes, content negotiation, limits. Answers come from [`Refresher`](super::refresh::Refresher).
+//! The HTTP server of `natwatch serve`: routes, content negotiation, limits.
+//!
+//! In order: `accept` takes a connection if `connections` has room for it, and rejects malformed requests; `security`
+//! (with `turns` for password hashes) authorizes those for reports; a handler here reads the parameters (`request`),
+//! asks [`Refresher`] for a judged reading and renders the `body`. `activity` closes slow and idle connections
+//! meanwhile. The probes `/-/healthy` (`health`) and `/-/ready` need no authorization and no reading.
 
 mod accept;
 mod activity;
