@@ -1,4 +1,8 @@
 //! Packets through a chain and those it jumps to: `nft_do_chain`, `ipt_do_table`.
+//!
+//! Called by `hooks` for base chains. Each rule, or run of rules with the same effect (`runs`), divides the packets
+//! into those it matches (`matches`, `sets`) and others; its steps are applied to the former, and the next rule gets
+//! what goes on of both. Packets that leave are collected in [`Ends`].
 
 use std::collections::BTreeSet;
 

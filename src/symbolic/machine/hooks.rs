@@ -1,4 +1,7 @@
 //! Packets through one hook, in every possible order of its chains: `nf_hook_slow`, `nf_conntrack_in`.
+//!
+//! The calls of a hook come from `order`; chains are evaluated by `chain`, the NAT core by `nat_core`. Scenarios call
+//! [`Walk::hook`] for each hook on a packet's path.
 
 use super::{Ends, Flow, Hits, OnNat, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};

@@ -1,4 +1,6 @@
 //! Runs of adjacent rules with the same effect, evaluated as one set of packets.
+//!
+//! Called by `chain`. Evaluated one by one, each rule of a run would cost diagram operations of its own.
 
 use super::{Ends, StepPlace, Walk};
 use crate::facts::Name;

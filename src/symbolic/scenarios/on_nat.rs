@@ -1,4 +1,7 @@
 //! Handlers for NAT results and re-routing; for inner packets: which of them enter the tunnel.
+//!
+//! A scenario passes one of these to each hook. The NAT core (`machine::nat_core`) calls it with the packets that a
+//! rule translates, and with those that no rule does.
 
 use std::collections::BTreeSet;
 
