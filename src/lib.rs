@@ -9,7 +9,7 @@
 //! | [`capture`] | `Ask`, the only access to a node; requests; saved captures and their replay |
 //! | [`redact`] | removes private data from a capture |
 //! | [`netfilter`] | binary formats of netlink and netfilter; independent of the rest |
-//! | [`read`] | readers: requests, and decoding of answers into facts |
+//! | [`read`] | readers: requests, and decoding of responses into facts |
 //! | [`facts`] | facts about a node |
 //! | [`monotonic`] | makes counters monotonic across readings |
 //! | [`symbolic`] | symbolic execution: what the kernel would do with packets |

@@ -1,8 +1,8 @@
 //! A capture on disk: a directory, written by `natwatch capture` and read by `check --from`, or one text file (`text`),
 //! which `check --from` also reads.
 //!
-//! Each answer is a file named after its request. It has the kernel's bytes if `ok`; otherwise the reason, with suffix
-//! `.absent`, `.denied` or `.failed`. `meta.json` is written last, so a directory without it is not a capture.
+//! Each response is a file named after its request. It has the kernel's bytes if `ok`; otherwise the reason, with
+//! suffix `.absent`, `.denied` or `.failed`. `meta.json` is written last, so a directory without it is not a capture.
 
 #[cfg(test)]
 pub mod testing;
@@ -18,9 +18,9 @@ use crate::capture::{Answer, BYTE_ORDER, Capture, FORMAT, Meta};
 use crate::facts::{Failure, Reading, SourceState};
 
 const META: &str = "meta.json";
-/// Size limit, bytes, of an answer that is loaded, equal to the limit for writing.
+/// Size limit, bytes, of a response that is loaded, equal to the limit for writing.
 const MAX_FILE: u64 = 65 << 20;
-/// Size limit of all answers together, bytes.
+/// Size limit of all responses together, bytes.
 const MAX_TOTAL: usize = 256 << 20;
 /// Size limit of a text file, bytes: each byte may take two digits.
 const MAX_TEXT: u64 = 2 * MAX_TOTAL as u64 + (16 << 20);
@@ -234,7 +234,7 @@ fn read_all(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// One line per answer, printed by `natwatch capture`.
+/// One line per response, printed by `natwatch capture`.
 pub fn listing(capture: &Capture) -> String {
     let width = capture.answers.keys().map(String::len).max().unwrap_or(0);
     let mut text = String::new();

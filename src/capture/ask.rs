@@ -10,29 +10,29 @@ use crate::netfilter::netlink::{self, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, 
 /// What a callback wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// More of the answer.
+    /// More of the response.
     More,
-    /// Nothing more; the rest of the answer is discarded.
+    /// Nothing more; the rest of the response is discarded.
     Enough,
 }
 
 /// Sends requests to a node: the running kernel, a saved capture, or a test double.
 ///
-/// *Contract*: `take` is called with the answer's bytes in order: once for a file, a directory's names, a symlink's
+/// *Contract*: `take` is called with the response's bytes in order: once for a file, a directory's names, a symlink's
 /// target or a legacy table; for netlink once per message with its header, including the last one (`NLMSG_DONE`,
-/// `NLMSG_ERROR`). `Ok` means that the answer is complete or `take` returned `Enough`. With any other result, nothing
+/// `NLMSG_ERROR`). `Ok` means that the response is complete or `take` returned `Enough`. With any other result, nothing
 /// that `take` has built may be used.
 ///
-/// *Convention*: a request may be repeated; a recorder keeps the latest answer.
+/// *Convention*: a request may be repeated; a recorder keeps the latest response.
 ///
-/// *Why not a future, or a list of requests*: the next request depends on earlier answers, which is readable only in a
-/// reader written top to bottom.
+/// *Why not a future, or a list of requests*: the next request depends on earlier responses, which is readable only in
+/// a reader written top to bottom.
 pub trait Ask {
     /// Executes a request.
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()>;
 
     /// A number that changes whenever links, addresses, routes, policy rules, forwarding or tc filters may have
-    /// changed; answers about these are valid as long as it is the same. `None`: not known.
+    /// changed; responses about these are valid as long as it is the same. `None`: not known.
     fn epoch(&mut self) -> Option<u64> {
         None
     }
@@ -55,7 +55,7 @@ pub trait Ask {
     }
 }
 
-/// Finds the end of a netlink answer, from a socket or a capture.
+/// Finds the end of a netlink response, from a socket or a capture.
 #[derive(Debug)]
 pub(crate) struct Framing {
     /// Whether messages follow until `NLMSG_DONE`.
@@ -67,12 +67,12 @@ pub(crate) struct Framing {
 }
 
 impl Framing {
-    /// For the answer to this request.
+    /// For the response to this request.
     pub(crate) fn new(request: &NetlinkRequest) -> Self {
         Self { dump: request.dump, ack: request.ack, limit: request.limit, size: 0 }
     }
 
-    /// Passes on one message with its header. `Break`: the result at the end of the answer.
+    /// Passes on one message with its header. `Break`: the result at the end of the response.
     pub(crate) fn message(
         &mut self,
         bytes: &[u8],
@@ -102,7 +102,7 @@ impl Framing {
         Continue(())
     }
 
-    /// Passes on all messages of an answer in a capture.
+    /// Passes on all messages of a response in a capture.
     pub(crate) fn whole(mut self, mut bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         while !bytes.is_empty() {
             let (first, rest) = match netlink::split_message(bytes) {

@@ -1,4 +1,4 @@
-//! Requests to a node and its undecoded answers.
+//! Requests to a node and its undecoded responses.
 //!
 //! A [`Capture`] is recorded from `kernel` by `natwatch capture`, and replayed to `read` by `check --from` and by
 //! tests.
@@ -24,17 +24,17 @@ pub(crate) use replay::hand_out;
 pub(crate) use request::{Keep, ProgramsRequest, XtablesRequest, path_part};
 pub use request::{NetlinkFamily, NetlinkRequest, Request, RequestKind, Root};
 
-/// The undecoded answer to one request.
+/// The undecoded response to one request.
 pub type Answer = Reading<Vec<u8>>;
 
-/// Everything about a reading that is not an answer of the kernel.
+/// Everything about a reading that is not a response of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     /// Version of the capture format; [`FORMAT`].
     pub format: u32,
     /// Version of the natwatch that recorded it.
     pub natwatch_version: String,
-    /// `little` or `big`: byte order of the machine, and so of netlink answers.
+    /// `little` or `big`: byte order of the machine, and so of netlink responses.
     pub byte_order: String,
     /// Host name.
     pub hostname: String,
@@ -62,12 +62,12 @@ pub(crate) const FORMAT: u32 = 1;
 /// Byte order of this machine, as in `meta.json`.
 pub(crate) const BYTE_ORDER: &str = if cfg!(target_endian = "big") { "big" } else { "little" };
 
-/// All answers of a reading.
+/// All responses of a reading.
 #[derive(Clone, Debug)]
 pub struct Capture {
     /// The environment it was recorded in.
     pub meta: Meta,
-    /// Answers by request name, and an earlier probe's result as `probe/result.json` (`probe::saved`).
+    /// Responses by request name, and an earlier probe's result as `probe/result.json` (`probe::saved`).
     pub answers: BTreeMap<String, Answer>,
 }
 

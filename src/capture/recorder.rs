@@ -1,10 +1,10 @@
-//! Records requests and answers.
+//! Records requests and responses.
 
 use super::{Answer, Ask, Request, RequestKind, Take};
 use crate::facts::Reading;
 use crate::netfilter::netlink::{self, NLMSG_DONE, NLMSG_ERROR};
 
-/// Forwards requests to `inner` and passes each answer, with its request's name, to `keep`. The latest answer to a
+/// Forwards requests to `inner` and passes each response, with its request's name, to `keep`. The latest response to a
 /// request counts.
 pub(crate) struct Recorder<A, K> {
     inner: A,
@@ -12,7 +12,7 @@ pub(crate) struct Recorder<A, K> {
 }
 
 impl<A: Ask, K: FnMut(String, Answer)> Recorder<A, K> {
-    /// `keep` is called after each answer, so that an interrupted capture has those received before.
+    /// `keep` is called after each response, so that an interrupted capture has those received before.
     pub(crate) fn new(inner: A, keep: K) -> Self {
         Self { inner, keep }
     }
@@ -31,7 +31,7 @@ impl<A: Ask, K: FnMut(String, Answer)> Ask for Recorder<A, K> {
             }
             take(part)
         });
-        // A refusal by the kernel is its answer.
+        // An error from the kernel is a response, too.
         let answer = if ended { Reading::Ok(bytes) } else { reading.as_ref().map(|()| bytes) };
         (self.keep)(request.name.clone(), answer);
         reading

@@ -3,7 +3,7 @@
 use super::{Answer, Ask, Capture, Framing, Request, RequestKind, Take};
 use crate::facts::{Failure, Reading, Unanswered};
 
-/// A capture as a node. Requests without an answer are `Failed(NotAnswered(NotCaptured))`.
+/// A capture as a node. Requests without a response are `Failed(NotAnswered(NotCaptured))`.
 #[derive(Debug)]
 pub struct Replay<'a> {
     capture: &'a Capture,
@@ -25,7 +25,7 @@ impl Ask for Replay<'_> {
     }
 }
 
-/// Passes on an answer as the kernel would, netlink message by message.
+/// Passes on a response as the kernel would, netlink message by message.
 pub(crate) fn hand_out(answer: &Answer, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
     match (answer, &request.kind) {
         (Reading::Ok(bytes), RequestKind::Netlink(asked)) => {

@@ -1,4 +1,4 @@
-//! Requests, and the names under which their answers are stored.
+//! Requests, and the names under which their responses are stored.
 
 use crate::facts::Source;
 use crate::netfilter::xtables::XtFamily;
@@ -57,7 +57,7 @@ pub enum RequestKind {
     Programs(ProgramsRequest),
 }
 
-/// A hook of devices for BPF programs. The answer has a line per device with this hook: index and number of programs.
+/// A hook of devices for BPF programs. The response has a line per device with this hook: index and number of programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramsRequest {
     /// `enum bpf_attach_type`
@@ -66,7 +66,7 @@ pub struct ProgramsRequest {
     pub devices: Vec<u32>,
 }
 
-/// A legacy x_tables table. The answer is its description, `struct ipt_getinfo`, and contents, `struct
+/// A legacy x_tables table. The response is its description, `struct ipt_getinfo`, and contents, `struct
 /// ipt_get_entries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XtablesRequest {
@@ -87,17 +87,17 @@ pub struct NetlinkRequest {
     pub kind: u16,
     /// `NLM_F_DUMP`
     pub dump: bool,
-    /// `NLM_F_ACK`: an acknowledgement ends the answer.
+    /// `NLM_F_ACK`: an acknowledgement ends the response.
     pub ack: bool,
     /// Payload after `nlmsghdr`.
     pub body: Vec<u8>,
     /// Which messages to keep; `None`: all.
     pub keep: Option<Keep>,
-    /// Size limit of the answer, bytes; a larger one is `Failed`.
+    /// Size limit of the response, bytes; a larger one is `Failed`.
     pub limit: usize,
 }
 
-/// Default size limit of an answer, bytes: a routing table of 300,000 routes.
+/// Default size limit of a response, bytes: a routing table of 300,000 routes.
 const MAX_ANSWER: usize = 32 << 20;
 
 /// Keeps only messages of a dump that have this attribute.
@@ -112,7 +112,7 @@ pub struct Keep {
 /// A request with its name and source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Unique; also the answer's path in a capture directory.
+    /// Unique; also the response's path in a capture directory.
     pub name: String,
     /// Source it belongs to.
     pub source: Source,
@@ -191,7 +191,7 @@ impl Request {
         self
     }
 
-    /// Sets `NLM_F_ACK`. A request that may succeed without an answer needs it, as it would otherwise wait until the
+    /// Sets `NLM_F_ACK`. A request that may succeed without a response needs it, as it would otherwise wait until the
     /// deadline.
     pub fn acknowledged(mut self) -> Self {
         if let RequestKind::Netlink(request) = &mut self.kind {
@@ -200,7 +200,7 @@ impl Request {
         self
     }
 
-    /// Sets the size limit of the answer.
+    /// Sets the size limit of the response.
     pub fn at_most(mut self, bytes: usize) -> Self {
         if let RequestKind::Netlink(request) = &mut self.kind {
             request.limit = bytes;

@@ -1,4 +1,4 @@
-//! `capture`: records all answers of one reading in a directory.
+//! `capture`: records all responses of one reading in a directory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::read::{self, Known};
 use crate::redact;
 use crate::serve::reading::judge_until;
 
-/// All requests of one reading with the answers received before the deadline.
+/// All requests of one reading with the responses received before the deadline.
 fn record(common: &Common) -> Capture {
     let deadline = Instant::now() + PATIENCE;
     let (paths, collectors) = (common.trees.paths(), common.captured());

@@ -36,18 +36,19 @@ pub enum Failure {
         /// Number of readings, each interrupted by a change.
         readings: u32,
     },
-    /// There was no answer.
+    /// There was no response.
     NotAnswered(Unanswered),
     /// The kernel refused: errno in an `NLMSG_ERROR` or `NLMSG_DONE` from the kernel to our request.
     Refused(i32),
-    /// A system call failed. Sandboxes make system calls fail too, so this is not the kernel's answer about the object.
+    /// A system call failed. Sandboxes make system calls fail too, so this is not the kernel's response about the
+    /// object.
     SystemCall {
         /// The call.
         call: SystemCall,
         /// Its errno.
         errno: i32,
     },
-    /// The answer is shorter than its format requires.
+    /// The response is shorter than its format requires.
     Malformed {
         /// What was expected.
         what: String,
@@ -58,7 +59,7 @@ pub enum Failure {
         /// Bytes available.
         have: usize,
     },
-    /// The answer has unexpected contents.
+    /// The response has unexpected contents.
     Unexpected(String),
     /// It exists but cannot be seen: every kernel has it, or something else shows that it exists.
     Hidden {
@@ -124,7 +125,7 @@ impl fmt::Display for SystemCall {
     }
 }
 
-/// Why there was no answer.
+/// Why there was no response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unanswered {
@@ -135,7 +136,7 @@ pub enum Unanswered {
     },
     /// The capture is older than the request.
     NotCaptured,
-    /// The kernel's answer has no end.
+    /// The kernel's response has no end.
     Cut,
 }
 
@@ -147,7 +148,7 @@ impl Unanswered {
 }
 
 impl Failure {
-    /// The answer has unexpected contents.
+    /// The response has unexpected contents.
     pub fn unexpected(text: impl Into<String>) -> Self {
         Self::Unexpected(text.into())
     }
@@ -188,7 +189,7 @@ impl Failure {
         }
     }
 
-    /// Whether the answer is missing from a capture that is older than the request.
+    /// Whether the response is missing from a capture that is older than the request.
     pub fn is_not_captured(&self) -> bool {
         matches!(self.root(), Self::NotAnswered(Unanswered::NotCaptured))
     }

@@ -53,8 +53,8 @@ pub(crate) fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Resu
 
 #[allow(unsafe_code, reason = "no safe interface knows this command")]
 fn ask(query: &mut Query) -> io::Result<u32> {
-    // SAFETY: the structure lives until the call returns, has the size that is told, and points to nothing: `prog_ids` is 0, so
-    // the kernel writes numbers, flags and a revision, all of them within its union, and this is longer.
+    // SAFETY: the structure lives until the call returns, has the size that is passed, and contains no pointer: `prog_ids`
+    // is 0, so the kernel writes numbers, flags and a revision, all of them within its union, and this is longer.
     let result: c_long = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut *query, size_of::<Query>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(query.prog_cnt) }
 }

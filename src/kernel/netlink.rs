@@ -43,7 +43,7 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Sends a request and passes on the answer, message by message.
+    /// Sends a request and passes on the response, message by message.
     pub(crate) fn ask(
         &mut self,
         request: &NetlinkRequest,
@@ -65,7 +65,7 @@ impl Sockets {
         }
     }
 
-    /// Result of the answer, and whether it was received completely.
+    /// Result of the response, and whether it was received completely.
     fn exchange(
         &mut self,
         request: &NetlinkRequest,
@@ -93,7 +93,7 @@ impl Sockets {
     }
 }
 
-/// An answer being received.
+/// A response being received.
 struct Receiving<'r> {
     request: &'r NetlinkRequest,
     sequence: u32,
@@ -103,7 +103,7 @@ struct Receiving<'r> {
 }
 
 impl Receiving<'_> {
-    /// Passes on the wanted messages of a datagram. At the end: the result, and whether the answer is complete.
+    /// Passes on the wanted messages of a datagram. At the end: the result, and whether the response is complete.
     fn datagram(
         &mut self,
         mut datagram: &[u8],

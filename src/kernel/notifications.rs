@@ -122,7 +122,7 @@ fn listen_to_neighbours(mut program: Vec<libc::sock_filter>) -> io::Result<NlSoc
     let length = u16::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
-    // SAFETY: the value is a sock_fprog, whose instructions are as many as it says; both outlive the call, in which the kernel
+    // SAFETY: the value is a sock_fprog with the number of its instructions; both outlive the call, in which the kernel
     // copies them. The descriptor is open.
     let result = unsafe {
         libc::setsockopt(

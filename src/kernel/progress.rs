@@ -124,7 +124,7 @@ impl Progress {
         self.heartbeat.beat(self.started, true);
     }
 
-    /// Runs `work` on a part of an answer, recorded as time outside the kernel.
+    /// Runs `work` on a part of a response, recorded as time outside the kernel.
     pub(super) fn outside<T>(&self, work: impl FnOnce() -> T) -> T {
         self.heartbeat.beat(self.started, false);
         let done = work();

@@ -89,9 +89,9 @@ pub(crate) fn replace(family: XtFamily, table: &str, mut replacement: Vec<u8>) -
     replacement[IptReplace::counters..][..size_of::<u64>()].copy_from_slice(&pointer.to_ne_bytes());
     let length = libc::socklen_t::try_from(replacement.len()).map_err(io::Error::other)?;
     let at = replacement.as_ptr().cast::<c_void>();
-    // SAFETY: `at` is valid for reads of `length` bytes. The kernel writes `num_counters` counters through the pointer in
-    // them, for which `counters` has room: the number is the one that it gave, and it refuses a table that has another
-    // one by now. Both outlive the call. The descriptor is open.
+    // SAFETY: `at` is valid for reads of `length` bytes. The kernel writes `num_counters` counters through the pointer
+    // in them, for which `counters` has room: the number is the one that it gave, and it refuses a table that has
+    // another one by now. Both outlive the call. The descriptor is open.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, SO_SET_REPLACE, at, length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -121,7 +121,7 @@ fn name(table: &str) -> io::Result<[u8; NAME]> {
     Ok(name)
 }
 
-/// `getsockopt` with a buffer that is both request and answer; an answer of another length is an error.
+/// `getsockopt` with a buffer that is both request and response; a response of another length is an error.
 #[allow(unsafe_code, reason = "no safe interface knows these options")]
 fn get(socket: &OwnedFd, level: c_int, option: c_int, buffer: &mut [u8]) -> io::Result<()> {
     let wanted = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;

@@ -2,7 +2,7 @@
 //!
 //! ENOENT is the errno of a system call, and a sandbox that hides files causes it too. So a missing file counts as
 //! absent only if it is in this table and its witness, a file in the same place that every kernel has, can be read; any
-//! other missing file is `Failure::Hidden`. For netlink and legacy tables the kernel's own answer counts; see
+//! other missing file is `Failure::Hidden`. For netlink and legacy tables the kernel's own response counts; see
 //! `Node::try_ask`.
 
 /// A believed absence.

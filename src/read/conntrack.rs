@@ -186,7 +186,7 @@ fn decode_row(header: &[&str], row: usize, line: &str) -> Result<ConntrackCpu, S
     Ok(ConntrackCpu { cpu: None, counters })
 }
 
-/// One message of the answer to `IPCTNL_MSG_CT_GET_STATS_CPU`, one per possible CPU.
+/// One message of the response to `IPCTNL_MSG_CT_GET_STATS_CPU`, one per possible CPU.
 fn decode_cpu(message: &Message<'_>) -> Result<ConntrackCpu, Failure> {
     let (header, stats) = Nfgenmsg::parse(message.body)?;
     let counters = COUNTERS.iter().filter_map(|(counter, _, ctnetlink)| Some((*counter, ctnetlink(&stats)?.into())));
@@ -316,7 +316,7 @@ mod tests {
         assert!(size(loaded.into()).why().contains("masked"));
     }
 
-    /// Answer of Linux 6.18 on 2 CPUs to `IPCTNL_MSG_CT_GET_STATS_CPU`; values edited to tell them apart.
+    /// Response of Linux 6.18 on 2 CPUs to `IPCTNL_MSG_CT_GET_STATS_CPU`; values edited to tell them apart.
     fn ctnetlink_answer() -> Vec<u8> {
         let cpu = |res_id: u16| {
             let value = |attribute: u32| Some(attribute + 100 * u32::from(res_id));

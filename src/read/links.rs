@@ -263,7 +263,7 @@ fn read_fdb(node: &mut Node<'_>, links: &mut [Link]) {
     }
 }
 
-/// One message of the answer to `RTM_GETLINK`.
+/// One message of the response to `RTM_GETLINK`.
 fn decode_link(body: &[u8]) -> Result<Link, Failure> {
     let attributes = Attributes::after(body, IFINFOMSG, "IFLA")?;
     let name = device_name(attributes.get(IFLA_IFNAME).unwrap_or_default())?;
@@ -399,7 +399,7 @@ fn udp_checksum(tunnel: &Tunnel, csum: Option<u8>, zero_csum6_tx: Option<u8>) ->
     }
 }
 
-/// One message of the answer to `RTM_GETNEIGH` with family `PF_BRIDGE`.
+/// One message of the response to `RTM_GETNEIGH` with family `PF_BRIDGE`.
 fn decode_fdb_entry(message: &Message<'_>, device: u32) -> Result<Option<FdbEntry>, Failure> {
     let attributes = Attributes::after(message.body, NDMSG, "NDA")?;
     if u32::from_ne_bytes(array(message.body, 4, "ndmsg")?) != device {

@@ -1,5 +1,5 @@
-//! Readers: requests to the kernel, and decoding of the answers into facts. Pure and total: bytes in, facts or a typed
-//! failure out, never a default value.
+//! Readers: requests to the kernel, and decoding of the responses into facts. Pure and total: bytes in, facts or a
+//! typed failure out, never a default value.
 //!
 //! Each submodule reads one kind of object, top to bottom. [`all`] runs them in order (kernel and counters, links,
 //! rules, entries) on a live node or a replayed capture alike; `serve` and `commands` call it.

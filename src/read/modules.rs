@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::read::testing::played;
 
-    /// Plays a kernel that gives these answers and is silent (absent) otherwise.
+    /// Plays a kernel that gives these responses and is silent (absent) otherwise.
     fn ask(answers: &[(&str, Reading<&str>)]) -> Reading<()> {
         let answer = |request: &Request| {
             let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());

@@ -114,7 +114,7 @@ fn own(node: &mut Node<'_>, family: Family) -> Reading<OwnNeighbours> {
     })
 }
 
-/// One message of the answer to `RTM_GETNEIGHTBL`; `None`: parameters of a device, or another family.
+/// One message of the response to `RTM_GETNEIGHTBL`; `None`: parameters of a device, or another family.
 fn decode_table(message: &Message<'_>, family: u8) -> Result<Option<NeighbourTable>, Failure> {
     /// Offset of `ndtc_entries` in `struct ndt_config`.
     const ENTRIES: usize = 4;
@@ -141,7 +141,7 @@ fn decode_table(message: &Message<'_>, family: u8) -> Result<Option<NeighbourTab
     }))
 }
 
-/// One message of the answer to `RTM_GETNEIGH`: whether the entry is exempt from the limit; `None`: another family,
+/// One message of the response to `RTM_GETNEIGH`: whether the entry is exempt from the limit; `None`: another family,
 /// which the kernel sends if the requested one is missing.
 fn decode_entry(message: &Message<'_>, family: u8) -> Result<Option<bool>, Failure> {
     const NUD_PERMANENT: u16 = 0x80;

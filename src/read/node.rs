@@ -1,4 +1,4 @@
-//! The reader's view of a node: sends requests, records the state of sources, and remembers answers. Wraps `Ask` for
+//! The reader's view of a node: sends requests, records the state of sources, and remembers responses. Wraps `Ask` for
 //! one reading, and decides which absences are believed.
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ impl<'a> Node<'a> {
         };
         match (&request.kind, socket, reading) {
             (RequestKind::Netlink(asked), Some(errno), reading) => self.without_socket(asked.family, errno, reading),
-            // Only an answer of the kernel shows absence here, and decoding that is up to the caller.
+            // Only a response of the kernel shows absence here, and decoding that is up to the caller.
             (RequestKind::Netlink(_) | RequestKind::Xtables(_), None, Reading::Absent(why)) => {
                 Reading::Failed(Failure::Hidden { witness: None }.within(why))
             }
@@ -167,7 +167,7 @@ impl<'a> Node<'a> {
         answer
     }
 
-    /// A file that does not change before the next boot, requested until it has an answer. Absence is not remembered.
+    /// A file that does not change before the next boot, requested until it has a response. Absence is not remembered.
     pub(crate) fn lasting(&mut self, request: &Request) -> Reading<Arc<Vec<u8>>> {
         if let Some(known) = self.left.until_reboot.get(&request.name) {
             return known.clone();

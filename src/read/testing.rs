@@ -6,12 +6,12 @@ use super::{Collectors, Known, Node, Sources};
 use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Meta, Request, Take, hand_out};
 use crate::facts::{Collector, Failure, Reading, Unanswered};
 
-/// Answers by request name; others were not captured.
+/// Responses by request name; others were not captured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answers(pub BTreeMap<String, Answer>);
 
 impl<const N: usize> From<[(&Request, Reading<&[u8]>); N]> for Answers {
-    /// These answers to these requests.
+    /// These responses to these requests.
     fn from(answers: [(&Request, Reading<&[u8]>); N]) -> Self {
         let answers = answers.map(|(request, answer)| (request.name.clone(), answer.map(<[u8]>::to_vec)));
         Self(answers.into())
@@ -35,7 +35,7 @@ impl<F: FnMut(&Request) -> Answer> Ask for Played<F> {
     }
 }
 
-/// Runs a reader on a node with these answers; also returns the states of sources.
+/// Runs a reader on a node with these responses; also returns the states of sources.
 pub(crate) fn read_with<T>(answers: &Answers, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
     played(
         |request| {
@@ -46,7 +46,7 @@ pub(crate) fn read_with<T>(answers: &Answers, read: impl FnOnce(&mut Node<'_>) -
     )
 }
 
-/// Runs a reader on a node that gives this answer to each request.
+/// Runs a reader on a node that gives this response to each request.
 pub(crate) fn answering<T>(answer: &[u8], read: impl FnOnce(&mut Node<'_>) -> T) -> T {
     played(|_| Reading::Ok(answer.to_vec()), read).0
 }
@@ -71,7 +71,7 @@ pub(crate) fn played_after<T>(
     (found, sources, left)
 }
 
-/// A capture without answers, made by root on a node.
+/// A capture without responses, made by root on a node.
 pub(crate) fn capture() -> Capture {
     let meta = Meta {
         format: FORMAT,

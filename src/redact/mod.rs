@@ -2,7 +2,7 @@
 //! by `capture --redact`.
 //!
 //! IP addresses with a common prefix keep one, so that routes cover the same addresses and verdicts stay the same. Only
-//! attributes that natwatch reads are kept; everything else is zeroed, and answers of unknown kind are removed.
+//! attributes that natwatch reads are kept; everything else is zeroed, and responses of unknown kind are removed.
 //!
 //! In rules, a byte is kept if it is known to identify nobody. Addresses and set names are replaced, comments and
 //! unknown bytes are zeroed, and a test whose meaning that would change becomes an unsupported one.
@@ -27,7 +27,7 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::{self, HEADER_LENGTH};
 use crate::netfilter::xtables::XtFamily;
 
-/// Answers without private data.
+/// Responses without private data.
 const NOTHING_PRIVATE: &[&str] =
     &["bpf/", "netlink/generic/", "netlink/xfrm/", ETHTOOL, "netlink/netfilter/ct-stats-cpu"];
 
@@ -43,7 +43,7 @@ const NETFILTER: &[&str] = &["netlink/netfilter/nft-", "netlink/netfilter/ipset/
 const LEGACY: &str = "xtables/";
 const LEGACY_IPV6: &str = "xtables/ipv6-";
 
-/// Redacts a capture in place. Answers that cannot be redacted become failures.
+/// Redacts a capture in place. Responses that cannot be redacted become failures.
 pub(crate) fn redact(capture: &mut Capture) {
     let host = std::mem::replace(&mut capture.meta.hostname, "redacted".into());
     let mut redactor = Redactor::new(RandomState::new(), host);
@@ -63,7 +63,7 @@ pub(crate) fn redact(capture: &mut Capture) {
     for (old, answer) in std::mem::take(&mut capture.answers) {
         let new = redactor.request_name(&old);
         let answer = match answer {
-            // Answers about a device contain its name.
+            // Responses about a device contain its name.
             Reading::Ok(bytes) if old.starts_with(ETHTOOL) => Reading::Ok(redactor.devices_renamed(bytes)),
             answer => answer.reword(|why| redactor.text(&why.replace(&old, &new))),
         };
@@ -134,7 +134,7 @@ impl Redactor {
         }
     }
 
-    /// Redacts the answer to a request.
+    /// Redacts the response to a request.
     fn answer(&mut self, name: &str, bytes: &mut Vec<u8>) -> Result<(), Failure> {
         if let Some(what) = name.strip_prefix("netlink/route/") {
             let rules = route::RULES.iter().find(|rules| what.starts_with(rules.prefix));

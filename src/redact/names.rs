@@ -186,7 +186,7 @@ impl Redactor {
         }
     }
 
-    /// The new component of a request name, if the name occurs in an answer; a long one is cut.
+    /// The new component of a request name, if the name occurs in a response; a long one is cut.
     fn path(&mut self, what: NamePart, path: &str) -> String {
         if let Some(known) = self.paths.get(&(what, path.to_owned())) {
             return known.clone();
@@ -300,7 +300,7 @@ mod tests {
         );
     }
 
-    /// Of a name that tells who writes a rule goes only what the writer filled in.
+    /// In a name that identifies the owner of a rule only the variable part is replaced.
     #[test]
     fn what_tells_the_writer_stays() {
         let redacted = |host: &str, change: fn(&mut Redactor, &mut [u8]), name: &str| {

@@ -1,4 +1,4 @@
-//! Redacts answers of nf_tables, ipset and ctnetlink.
+//! Redacts responses of nf_tables, ipset and ctnetlink.
 //!
 //! Names of tables and chains are kept except for the host's name and addresses, because they show who writes a rule.
 //! Names of sets and comments are replaced, except for owner signatures (`facts::netfilter::signatures`). Keys of sets

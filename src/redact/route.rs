@@ -1,4 +1,4 @@
-//! Redacts answers of rtnetlink: attributes that natwatch does not read are zeroed.
+//! Redacts responses of rtnetlink: attributes that natwatch does not read are zeroed.
 
 use super::{Redactor, each_message};
 use crate::facts::Failure;
@@ -64,7 +64,7 @@ const KINDS: &[(&[u8], &[u16], &[u16])] = &[
 ];
 
 impl Redactor {
-    /// Redacts all messages of an answer.
+    /// Redacts all messages of a response.
     pub(super) fn route(&mut self, bytes: &mut [u8], rules: &AttributeRules) -> Result<(), Failure> {
         each_message(bytes, |_, body| self.message(body, rules))
     }

@@ -54,7 +54,7 @@ pub fn impact_table(catalogue: &Catalogue) -> String {
 
 /// README's sentence about the number of series of a node.
 pub fn series_budget(catalogue: &Catalogue) -> String {
-    /// Series beside those per advisory, defect, source and collector: connection tracking, protocol counters,
+    /// Series besides those per advisory, defect, source and collector: connection tracking, protocol counters,
     /// neighbour tables, conntrack entries, the exporter itself, tunnels, features of devices, NAT rules, and single
     /// ones. From the limits in `metrics`, and as counted by `natwatch check` on recorded nodes.
     const OTHERS: usize = 16 + 4 + 4 + 21 + 12 + 16 + 8 * 6 * 3 + 16 * 4 + 5;

@@ -1,4 +1,4 @@
-//! What is rendered of source-NAT rules, from facts made by hand.
+//! Reports about source-NAT rules, rendered from facts made by hand.
 
 use std::collections::BTreeMap;
 

@@ -6,7 +6,7 @@ use super::load;
 use crate::capture::Capture;
 use crate::facts::Reading;
 
-/// A recorded node's answer to a request.
+/// A recorded node's response to a request.
 pub fn recorded_answer(node: &str, request: &str) -> &'static [u8] {
     let capture = recorded_node(node);
     let Some(Reading::Ok(bytes)) = capture.answers.get(request) else { panic!("{node} does not answer {request}") };

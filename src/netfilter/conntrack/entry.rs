@@ -1,4 +1,5 @@
-//! Conntrack entries: the attributes after `struct nfgenmsg` in the answers to a dump, and in a request with a filter.
+//! Conntrack entries: the attributes after `struct nfgenmsg` in the responses to a dump, and in a request with a
+//! filter.
 //!
 //! `net/netfilter/nf_conntrack_netlink.c`: `ctnetlink_fill_info`, `ctnetlink_dump_tuples`, `ctnetlink_alloc_filter`,
 //! `ctnetlink_parse_tuple_filter`; `nf_conntrack_proto_tcp.c`: `tcp_to_nlattr`; read in 5.4, 6.1, 6.12.

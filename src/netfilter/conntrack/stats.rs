@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nf_conntrack_netlink.c`: `ctnetlink_ct_stat_cpu_fill_info`, read in 5.4, 6.1, 6.12.
 
-/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU`; the answers have the same type.
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU`; the responses have the same type.
 pub const IPCTNL_MSG_CT_GET_STATS_CPU: u16 = 1 << 8 | 4;
 
 crate::netfilter::attributes! {

@@ -1,4 +1,4 @@
-//! ipset messages: the attributes after `struct nfgenmsg`, in requests and answers.
+//! ipset messages: the attributes after `struct nfgenmsg`, in requests and responses.
 //!
 //! `net/netfilter/ipset/ip_set_core.c`: `ip_set_dump_do`, `ip_set_header`, `ip_set_byindex`, `ip_set_protocol`,
 //! `call_ad`; `ip_set_hash_gen.h`: `mtype_head`, `mtype_list`; read in 5.4, 6.1, 6.12. Nested attributes have

@@ -12,7 +12,7 @@ pub const NFNL_SUBSYS_IPSET: u16 = 6;
 pub const IPSET_CMD_PROTOCOL: u16 = NFNL_SUBSYS_IPSET << 8 | 1;
 /// Requests sets with their elements.
 pub const IPSET_CMD_LIST: u16 = NFNL_SUBSYS_IPSET << 8 | 7;
-/// Tests whether an element is in a set; the errno is the answer.
+/// Tests whether an element is in a set; the errno is the result.
 pub const IPSET_CMD_TEST: u16 = NFNL_SUBSYS_IPSET << 8 | 11;
 /// Requests type and family of a set.
 pub const IPSET_CMD_HEADER: u16 = NFNL_SUBSYS_IPSET << 8 | 12;

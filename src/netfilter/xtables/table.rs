@@ -131,7 +131,7 @@ fn hooks(info: &IptGetinfo<'_>) -> impl Iterator<Item = (usize, usize, usize)> {
 }
 
 impl<'a> XtTable<'a> {
-    /// Finds the chains of a table in the kernel's answer: `struct ipt_getinfo`, `struct ipt_get_entries`.
+    /// Finds the chains of a table in the kernel's response: `struct ipt_getinfo`, `struct ipt_get_entries`.
     ///
     /// # Errors
     /// A layout other than described above.

@@ -1,4 +1,4 @@
-//! On bytes captured from Linux 6.18; `tests/nodes/README.md` says how.
+//! Tests on bytes captured from Linux 6.18; `tests/nodes/README.md` says how.
 
 use std::sync::LazyLock;
 

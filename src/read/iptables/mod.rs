@@ -4,7 +4,7 @@
 //! table comes as one blob, which is traversed in place from the hooks; only reachable rules are decoded. The nat
 //! chains on prerouting and output, which have the Services of a node, are only searched for rules that write a mark.
 //!
-//! The kernel has no smaller answer than a whole table. Its description (`IPT_SO_GET_INFO`) is read before and after,
+//! The kernel returns whole tables only. Its description (`IPT_SO_GET_INFO`) is read before and after,
 //! because a replacement of equal size succeeds with other chain offsets. The blob is freed at the end of the reading.
 //! If a family's tables exceed 1 MiB, decoded rules are kept for 30 s while the descriptions stay the same.
 

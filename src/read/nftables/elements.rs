@@ -9,7 +9,7 @@ use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::uapi::{NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END};
 use crate::netfilter::nftables::{SetElement, SetElements};
 
-/// What an element holds beside its key.
+/// What an element holds besides its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ElementValue {
     /// Nothing: a set.

@@ -6,7 +6,7 @@
 //!
 //! Every rule dump carries the lower 16 bits of the generation; on a mismatch everything is read again. While the
 //! generation is unchanged, a reading requests only the generation, chains with counters, and what changes without it:
-//! ipsets, and sets with timeouts or elements added by packets. Decoded rules are kept, not answers.
+//! ipsets, and sets with timeouts or elements added by packets. Decoded rules are kept, not responses.
 //!
 //! Chains are requested by table and name, so that the kernel filters. The dump of chains cannot be filtered; only its
 //! base chains are kept (`capture::Keep`), because a node with thousands of Services has tens of thousands of others.
@@ -135,7 +135,7 @@ struct RulesetReader<'n, 'a> {
     generation: u32,
     /// Whether anything but the generation was requested.
     asked: bool,
-    /// Whether an answer belonged to another generation.
+    /// Whether a response belonged to another generation.
     mismatch: bool,
     /// All tables; empty if they could not be read.
     tables: Vec<Table>,

@@ -49,7 +49,7 @@ pub(crate) struct SetsFound {
     pub sets: BTreeMap<SetId, Set>,
     /// Whether any request was made.
     pub asked: bool,
-    /// Whether an answer belonged to another generation.
+    /// Whether a response belonged to another generation.
     pub mismatch: bool,
     /// Whether something failed that another reading may get.
     pub failed: bool,
@@ -58,7 +58,7 @@ pub(crate) struct SetsFound {
 /// Reads the sets that rules look into, in the order in which the rules name them. `known` may hold what an earlier reading
 /// at the same generation found; what still holds of it is not asked again.
 ///
-/// "Not an element" only holds for this generation if the generation is the same after the last answer, because a set
+/// "Not an element" only holds for this generation if the generation is the same after the last response, because a set
 /// deleted meanwhile has no elements either.
 pub(crate) fn read(
     node: &mut Node<'_>,

@@ -1,4 +1,4 @@
-//! A rule set told by a kernel that is played, message by message.
+//! Readings of a rule set from a simulated kernel (`kernel`), message by message.
 
 mod cuts;
 mod headers;

@@ -1,4 +1,4 @@
-//! nf_tables requests and decoding of their answers, except expressions.
+//! nf_tables requests and decoding of their responses, except expressions.
 //!
 //! Kernel sources: `nf_tables_dump_tables`, `nf_tables_dump_chains`, `nf_tables_dump_rules`, `nf_tables_dump_set`,
 //! `nf_tables_getgen`.
@@ -126,7 +126,7 @@ fn needed<T>(value: Option<T>, what: &str) -> Result<T, Failure> {
     value.ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
 }
 
-/// Decodes the answer to [`generation`].
+/// Decodes the response to [`generation`].
 pub(crate) fn decode_generation(message: &Message<'_>) -> Result<u32, Failure> {
     let (_, generation): (_, nftables::Generation<'_>) = Nfgenmsg::parse(message.body)?;
     Ok(generation.id)
@@ -156,7 +156,7 @@ pub(crate) struct Table {
     pub dormant: bool,
 }
 
-/// One message of the answer to [`tables`]; `None`: of a family that IP packets never traverse, such as arp.
+/// One message of the response to [`tables`]; `None`: of a family that IP packets never traverse, such as arp.
 pub(crate) fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failure> {
     let (header, table): (_, nftables::Table<'_>) = Nfgenmsg::parse(message.body)?;
     let Some(family) = family_from(header.family) else { return Ok(None) };
@@ -177,7 +177,7 @@ pub(crate) struct BaseChain {
     pub in_use: bool,
 }
 
-/// One message of the answer to [`base_chains`]; `None`: not a base chain, or on an irrelevant hook.
+/// One message of the response to [`base_chains`]; `None`: not a base chain, or on an irrelevant hook.
 pub(crate) fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure> {
     let (header, chain): (_, nftables::Chain<'_>) = Nfgenmsg::parse(message.body)?;
     let (Some(family), Some(at)) = (family_from(header.family), &chain.hook) else { return Ok(None) };
@@ -212,7 +212,7 @@ pub(crate) fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChai
     Ok(Some(BaseChain { id, hook, base, in_use: chain.used.unwrap_or(0) > 0 }))
 }
 
-/// One message of the answer to [`rules`] or [`counters`]: the rule at this position of the chain.
+/// One message of the response to [`rules`] or [`counters`]: the rule at this position of the chain.
 pub(crate) fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
     let read = || {
         let (header, rule): (_, nftables::Rule<'_>) = Nfgenmsg::parse(message.body)?;
@@ -311,7 +311,7 @@ pub(crate) struct Map {
 }
 
 impl Map {
-    /// Joins the messages of an answer to [`map_of`].
+    /// Joins the messages of a response to [`map_of`].
     pub(crate) fn of(parts: Vec<Self>) -> Self {
         let mut map = Self::default();
         for part in parts {
@@ -326,7 +326,7 @@ impl Map {
     }
 }
 
-/// One message of the answer to [`map_of`].
+/// One message of the response to [`map_of`].
 pub(crate) fn decode_elements(message: &Message<'_>, set: &SetId) -> Result<Map, Failure> {
     let (mut map, mut known) = (Map::default(), HashSet::new());
     let (_, list): (_, nftables::SetElements<'_>) = Nfgenmsg::parse(message.body)?;

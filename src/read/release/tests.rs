@@ -1,4 +1,4 @@
-//! Rows without a comment are samples of real kernels; the others are built to mislead.
+//! Rows without a comment are samples of real kernels; the others are made up to mislead.
 
 use super::*;
 use crate::facts::{Build, KernelVersion, Numbering};

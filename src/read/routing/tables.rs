@@ -2,7 +2,7 @@
 //! quickly.
 //!
 //! They are used for sorting only; routing is left to the kernel's lookups, which are exact, including policy rules. If
-//! one answer cannot stand for all packets (policy rules on ports, next-hop objects), none is used. Lookups are made
+//! one response cannot stand for all packets (policy rules on ports, next-hop objects), none is used. Lookups are made
 //! for every combination of marks that policy rules test; packets with other marks may take any path.
 
 use std::collections::BTreeMap;

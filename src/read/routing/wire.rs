@@ -1,4 +1,4 @@
-//! Decodes answers about addresses, policy rules and routes.
+//! Decodes responses about addresses, policy rules and routes.
 
 use super::{IFADDRMSG, RTMSG};
 use crate::facts::netfilter::Family;
@@ -7,7 +7,7 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{Attributes, Message};
 
-/// One message of the answer to `RTM_GETADDR`.
+/// One message of the response to `RTM_GETADDR`.
 pub(crate) fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure> {
     const IFA_F_SECONDARY: u32 = 1;
     /// `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`
@@ -28,7 +28,7 @@ pub(crate) fn decode_address(message: &Message<'_>) -> Result<Option<Address>, F
     }))
 }
 
-/// One message of the answer to `RTM_GETRULE`.
+/// One message of the response to `RTM_GETRULE`.
 pub(crate) fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
     /// `include/net/fib_rules.h`
     const FIB_RULE_INVERT: u32 = 2;
@@ -65,7 +65,7 @@ pub(crate) fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> 
     })
 }
 
-/// One message of the answer to a dump of `RTM_GETROUTE`.
+/// One message of the response to a dump of `RTM_GETROUTE`.
 pub(crate) fn decode_listed(message: &Message<'_>, family: Family) -> Result<Option<Route>, Failure> {
     const RTM_F_CLONED: u32 = 0x200;
     let cloned = u32::from_ne_bytes(array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;

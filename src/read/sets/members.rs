@@ -51,7 +51,7 @@ pub(crate) fn dimensions(kind: &str) -> Option<&'static [Dimension]> {
     TYPES.iter().find(|(known, _)| *known == kind).map(|(_, dimensions)| *dimensions)
 }
 
-/// One message of the answer to `IPSET_CMD_LIST`. A port gives two ranges, of protocols and of ports.
+/// One message of the response to `IPSET_CMD_LIST`. A port gives two ranges, of protocols and of ports.
 pub(crate) fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
     let (_, message): (_, IpsetMessage<'_>) = Nfgenmsg::parse(message.body)?;
     if let Some(data) = &message.data {

@@ -1,4 +1,4 @@
-//! What is asked, and how answers are read, with a kernel that is played.
+//! Requests about sets, and decoding of responses, with a simulated kernel.
 
 mod bytes;
 mod ipset;

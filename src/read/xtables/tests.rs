@@ -1,4 +1,4 @@
-//! Blobs that a kernel gave back, and what they mean.
+//! Structures of matches and targets as a kernel returned them, and their decoded steps.
 
 use std::net::IpAddr;
 

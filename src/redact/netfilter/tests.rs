@@ -1,4 +1,4 @@
-//! The dumps were taken from a kernel (6.18) with rules as kube-proxy, flannel, Docker and others write them, by
+//! Redaction of dumps from a kernel (6.18) with rules as kube-proxy, flannel, Docker and others write them, by
 //! iptables-nft 1.8.9 and nft 1.0.6.
 
 use std::hash::RandomState;

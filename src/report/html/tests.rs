@@ -1,4 +1,4 @@
-//! What the page says, in which order, what it links to, and that it can be read.
+//! The page: its contents, their order, links, and legibility.
 
 use super::super::tests::{ordinary, report_with};
 use super::*;

@@ -27,7 +27,7 @@ use super::activity::{TrackedBody, WatchedStream};
 use super::connections::{ConnectionSlot, Connections, Peer};
 use super::security::Security;
 
-/// Send buffer per connection, bytes, for answers that the client does not read. The default would grow to megabytes.
+/// Send buffer per connection, bytes, for responses that the client does not read. The default would grow to megabytes.
 const SEND_BUFFER: usize = 64 << 10;
 /// Size limit of a request's head, bytes.
 const MAX_HEAD: usize = 32 << 10;
@@ -130,8 +130,8 @@ impl ListenerContext {
         });
         let stream = TokioIo::new(WatchedStream::new(stream, Arc::clone(&place.activity)));
         let mut http = http1::Builder::new();
-        // hyper's own timer would start at the end of the previous answer. A client that has closed its sending side
-        // still gets its answer.
+        // hyper's own timer would start at the end of the previous response. A client that has closed its sending side
+        // still gets its response.
         let http = http.header_read_timeout(None).max_buf_size(MAX_HEAD).half_close(true);
         let connection = http.serve_connection(stream, service);
         let mut connection = pin!(connection);

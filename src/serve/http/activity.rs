@@ -17,18 +17,18 @@ use crate::serve::sync::lock;
 const IDLE: Duration = Duration::from_secs(300);
 /// Timeout of a request's head from its first byte, and of a TLS handshake from its start.
 const HEAD: Duration = Duration::from_secs(30);
-/// Timeout while a client reads nothing of an answer.
+/// Timeout while a client reads nothing of a response.
 const STALL: Duration = Duration::from_secs(30);
-/// Timeout of a whole request, from its head to the last byte of its answer; a reading may take a minute.
+/// Timeout of a whole request, from its head to the last byte of its response; a reading may take a minute.
 const REQUEST: Duration = Duration::from_secs(150);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing received since the last answer.
+    /// Nothing received since the last response.
     Idle,
     /// In a TLS handshake, or part of a request's head received.
     Head,
-    /// From a complete request head to the last byte of its answer.
+    /// From a complete request head to the last byte of its response.
     Request,
     /// Being closed for another connection.
     GivingWay,
@@ -38,11 +38,11 @@ enum Phase {
 struct State {
     phase: Phase,
     since: Instant,
-    /// The answer's body is complete; its last bytes may still have to be written.
+    /// The response's body is complete; its last bytes may still have to be written.
     answered: bool,
     /// Since when the client has read nothing although there is data; `None`: not stalled.
     stalled: Option<Instant>,
-    /// Released with the last byte of the answer.
+    /// Released with the last byte of the response.
     permits: Vec<OwnedSemaphorePermit>,
 }
 
@@ -116,7 +116,7 @@ impl Activity {
         true
     }
 
-    /// Holds a permit until the last byte of the answer is written.
+    /// Holds a permit until the last byte of the response is written.
     pub(crate) fn keep(&self, permit: OwnedSemaphorePermit) {
         lock(&self.state).permits.push(permit);
     }
@@ -246,7 +246,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     }
 }
 
-/// The body of an answer, which records its end.
+/// The body of a response, which records its end.
 #[derive(Debug)]
 pub(crate) struct TrackedBody {
     body: Body,

@@ -12,7 +12,7 @@ use crate::serve::sync::lock;
 
 /// Interval of checks.
 const EVERY: Duration = Duration::from_secs(1);
-/// Time without an answer after which the kernel counts as stuck: slightly less than the default scrape timeout.
+/// Time without a response after which the kernel counts as stuck: slightly less than the default scrape timeout.
 const KERNEL: Duration = Duration::from_secs(8);
 /// Time for which a lock is held, or a reading runs outside the kernel, after which natwatch counts as stuck. Longer
 /// than judging any rule set takes on any share of a CPU.

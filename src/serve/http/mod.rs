@@ -273,7 +273,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// The parts of a request that determine its answer.
+/// The parts of a request that determine its response.
 struct Asker {
     activity: Arc<Activity>,
     headers: HeaderMap,
@@ -338,7 +338,7 @@ impl App {
         families
     }
 
-    /// Renders an answer from a fresh reading; one that is the same for all clients has a form and is rendered once.
+    /// Renders a response from a fresh reading; one that is the same for all clients has a form and is rendered once.
     async fn answer(
         &self,
         asker: Asker,

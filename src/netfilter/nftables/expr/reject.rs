@@ -3,11 +3,11 @@
 //! `net/netfilter/nft_reject.c`: `nft_reject_dump`.
 
 crate::netfilter::attributes! {
-    /// The answer.
+    /// The response.
     Reject {
         /// `NFT_REJECT_*`
         NFTA_REJECT_TYPE = 1 => kind: Option<u32>,
-        /// ICMP code, if the answer is ICMP
+        /// ICMP code, if the response is ICMP
         NFTA_REJECT_ICMP_CODE = 2 => icmp_code: Option<u8>,
     }
 }

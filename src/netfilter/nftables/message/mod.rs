@@ -27,7 +27,7 @@ pub use table::*;
 
 macro_rules! messages {
     ($($variant:ident = $kind:ident,)*) => {
-        /// A message in the kernel's answers.
+        /// A message in the kernel's responses.
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum Body<'a> {
             $(#[doc = concat!("`", stringify!($kind), "`")] $variant($variant<'a>),)*

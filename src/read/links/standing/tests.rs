@@ -1,4 +1,4 @@
-//! On a recorded node that can tell whether something has changed.
+//! Tests on a recorded node that can tell whether something has changed.
 
 use super::*;
 use crate::capture::archive::testing::recorded_node;

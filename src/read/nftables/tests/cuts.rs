@@ -1,4 +1,4 @@
-//! Answers that end too early, one at a time: what was built of them is no answer, not even a part of one.
+//! Responses that end too early, one at a time, yield nothing, not even the part that was received.
 
 use super::kernel::OUTPUT;
 use super::*;

@@ -1,4 +1,4 @@
-//! What rules write into headers, bits of marks, numbers, and what maps have, as nft has the kernel compute them.
+//! Writes into headers, mark bits, numbers, and map data, in the expressions that nft makes of them.
 
 use super::kernel::rule;
 use super::language::Expression;

@@ -1,4 +1,4 @@
-//! A kernel that is played, message by message.
+//! A simulated kernel with nf_tables, which responds message by message.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! On bytes captured from Linux 6.18 (process and sequence numbers are zeroed), of these sets:
+//! Bytes captured from Linux 6.18 (process and sequence numbers are zeroed), of these sets:
 //!
 //! ```text
 //! table ip t {

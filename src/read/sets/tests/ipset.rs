@@ -1,4 +1,4 @@
-//! The ipset half.
+//! Tests on ipset.
 
 use super::*;
 use crate::facts::Unanswered;

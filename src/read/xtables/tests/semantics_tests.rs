@@ -1,4 +1,4 @@
-//! Decoded tests give the same answers as the kernel's code; nothing makes the decoders panic.
+//! Decoded tests match the same packets as the kernel's code; no bytes make the decoders panic.
 
 use std::collections::BTreeMap;
 
