@@ -1,4 +1,4 @@
-//! The contract's rule, and each word of the vocabulary at its borders.
+//! The contract's rule for verdicts, and each condition at its limits.
 
 use super::*;
 use crate::advisory::Test;

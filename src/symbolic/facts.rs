@@ -1,4 +1,4 @@
-//! Facts about a tunnel beside the rules, input of `scenarios::tunnel`: packets that enter it, paths of its outer
+//! Facts about a tunnel besides the rules, input of `scenarios::tunnel`: packets that enter it, paths of its outer
 //! packets.
 
 mod arrivals;

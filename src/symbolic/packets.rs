@@ -164,7 +164,7 @@ pub(crate) struct PacketLayout {
 }
 
 impl PacketLayout {
-    /// `names`: ranges of names to distinguish beside those in rules.
+    /// `names`: ranges of names to distinguish besides those in rules.
     pub(crate) fn new(space: &Space<'_>, network: &Network<'_>, names: &[(u128, u128)]) -> Self {
         let names = Names::new(network, names);
         let mut blocks = [(); 2].map(|()| {

@@ -1,4 +1,4 @@
-//! Ways through rules, written as tables: `rules` reads a little language.
+//! Walks through rules, in tables: `rules` parses a small language (`language`).
 
 mod answers;
 mod bypass;

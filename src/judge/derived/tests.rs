@@ -1,4 +1,4 @@
-//! What is remembered is what a judgement finds that remembers nothing, whatever has changed.
+//! With reused results a judgement finds the same as without, whatever has changed.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;

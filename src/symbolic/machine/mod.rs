@@ -156,8 +156,8 @@ pub(crate) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// A walk with this budget. Once that is used up, packets get no further, and what was not found to happen is
-    /// uncertain. `names`: ranges of device names to distinguish beside those in rules; `marks`: mark bits to follow
-    /// beside those tested by rules.
+    /// uncertain. `names`: ranges of device names to distinguish besides those in rules; `marks`: mark bits to follow
+    /// besides those tested by rules.
     pub(crate) fn new(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
         let space = Space::new(effort);
         let mut layout = PacketLayout::new(&space, network, names);

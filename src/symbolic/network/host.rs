@@ -27,7 +27,7 @@ const LINK: u8 = 253;
 /// Since this version rules on postrouting see the input device.
 const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
 
-/// Facts about this host beside rules and devices.
+/// Facts about this host besides rules and devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     /// Addresses of its devices. `Err`: not read.

@@ -1,4 +1,4 @@
-//! Sets against lists of what is in them.
+//! Packet sets compared with lists of their elements.
 
 use std::sync::atomic::AtomicBool;
 

@@ -1,4 +1,4 @@
-//! Segments that answer connections whose source was translated.
+//! Replies to connections whose source was translated.
 
 use super::bypass::{DEVICES, devices, own, routed};
 use super::language::{effort, rules};

@@ -1,5 +1,5 @@
-//! Connections whose destination was translated, and segments that go round the translation. The host has 192.0.2.1 on eth0, by
-//! which its default route leaves, and containers behind docker0; pods are behind cni0.
+//! Connections whose destination was translated, and segments that bypass the translation. The host has 192.0.2.1 on
+//! eth0, which its default route uses, and containers behind docker0; pods are behind cni0.
 
 use super::language::{effort, host, rules};
 use super::unread::word;

@@ -1,4 +1,4 @@
-//! What maps give to packets.
+//! Values that packets get from maps.
 
 use super::bypass::{DEVICES, devices, own, routed};
 use super::language::{self, address, effort, rules};

@@ -1,4 +1,4 @@
-//! Marks that get into a tunnel by ways that are easily forgotten, each measured with real packets.
+//! Marks that enter a tunnel on unusual paths, each measured with real packets.
 
 use super::language::{self, address, effort, rules};
 use super::tunnel::{FIXED, OLD, facts, rewritten, verdict, walk_with};

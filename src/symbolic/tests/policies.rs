@@ -1,5 +1,5 @@
-//! Policies of many pods, for where packets come from and for where they go to: what is found among those of a few devices, and
-//! what only all of them show.
+//! Policies of many pods by source and by destination: results that a few devices show, and those that only all devices
+//! show.
 
 use super::bypass::{devices, own, routed};
 use super::language::{effort, rules};

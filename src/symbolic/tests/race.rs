@@ -1,4 +1,4 @@
-//! Which translations let two connections compete for a port, a kind each.
+//! Which translations let two connections compete for a port, one kind per test.
 
 use super::language::{effort, rules};
 use crate::facts::Address;

@@ -1,4 +1,4 @@
-//! Which source-NAT rules new connections get to.
+//! Which source-NAT rules new connections reach.
 
 use super::language::{effort, rules};
 use crate::symbolic::{Certainty, reached};

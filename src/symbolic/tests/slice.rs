@@ -1,4 +1,4 @@
-//! Chains that only drop packets change no verdict by being left out where marks are looked for.
+//! Leaving out chains that only drop packets changes no verdict about marks.
 
 use super::tunnel::{MARK, OLD, rewritten};
 

@@ -1,4 +1,4 @@
-//! What happens to a tunnel's outer packets: the measured facts, a line each.
+//! What happens to a tunnel's outer packets: measured facts, one per line.
 
 use super::language::{Written, address, effort, host, rules};
 use crate::facts::netfilter::{Family, name_key};

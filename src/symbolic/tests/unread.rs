@@ -1,4 +1,4 @@
-//! What was not read may be anything: never a certainty in either direction.
+//! Unread rules may do anything: never a certainty in either direction.
 
 use super::bypass::devices;
 use super::language::{effort, host, rules};
