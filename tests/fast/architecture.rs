@@ -167,8 +167,8 @@ fn files_that_decide_stay_short() {
     }
 }
 
-/// The types, traits and aliases that a file declares for others: what stands behind `pub`, however far that reaches. Those that a
-/// macro makes, such as the messages of nf_tables, are named as the kernel names them, below their module.
+/// The types, traits and aliases that a file declares for others, with any visibility that begins with `pub`. Those that
+/// a macro makes, such as the messages of nf_tables, are named as the kernel names them, below their module.
 fn public_types(code: &str) -> impl Iterator<Item = &str> {
     code.lines().filter_map(|line| {
         let rest = line.trim_start().strip_prefix("pub")?;
@@ -210,8 +210,8 @@ fn own_methods_of(line: &str) -> Option<&str> {
     (!rest.contains(" for ") && named.starts_with(|c: char| c.is_uppercase())).then_some(named)
 }
 
-/// A type's methods stand in the file that declares it, or in a module below it, which sees its private fields. What others know about
-/// it are functions of theirs.
+/// A type's methods are in the file that declares it, or in a module below it, which sees its private fields. Other
+/// modules have functions of their own about it.
 #[test]
 fn a_type_has_its_methods_in_its_own_module() {
     let module = |name: &str| name.trim_end_matches("/mod").to_owned();
@@ -263,12 +263,12 @@ const WORDS: &[(&str, &str)] = &[
     ("world", "node, or network"),
 ];
 
-/// Names of code are words of its field, which whoever knows that can guess.
+/// Names of code are terms of the field, which its engineers can guess.
 #[test]
 fn names_are_words_of_the_field() {
     for file in sources() {
         let code = code(&file.path, &file.text);
-        // Every second part of a line stands between quotation marks: it is for people.
+        // Every second part of a line is in quotation marks: text for people.
         let outside = code.lines().flat_map(|line| line.split('"').step_by(2));
         let outside = outside.flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'));
         for name in outside {
@@ -278,7 +278,7 @@ fn names_are_words_of_the_field() {
     }
 }
 
-/// IPv4 and IPv6 are `Family`, or `XtFamily` where bytes of x_tables are: a truth value tells nobody which of them it is.
+/// IPv4 and IPv6 are `Family`, or `XtFamily` in code about bytes of x_tables, never a boolean.
 #[test]
 fn a_family_is_no_truth_value() {
     for file in sources() {
