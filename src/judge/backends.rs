@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::facts::netfilter::{Backend, ChainKind, Family, Hook, Owner, Step, owner};
-use crate::symbolic::{Certainty, Network, Occurrence};
+use crate::symbolic::{Happens, Network, Occurrence};
 
 /// Programs that write rules for Services and pods, whose rules interfere across backends.
 const SERVICES: &[Owner] =
@@ -48,7 +48,7 @@ pub(super) fn split(network: &Network<'_>) -> Occurrence {
             format!("{owner}'s rules stand in {} (chain {chain})", tables(*backend))
         };
         let place = format!("{}, and {} as well", half(one), half(other));
-        return Occurrence { certainty: Certainty::Happens, place };
+        return Occurrence { happens: Happens::Must, place };
     }
     // Another backend may have the other half of a part that was only searched.
     let large = searched.into_iter().find(|(at, families, _)| {
@@ -56,8 +56,8 @@ pub(super) fn split(network: &Network<'_>) -> Occurrence {
         halves.keys().any(|(family, backend, _)| families.contains(family) && (*backend == Backend::Legacy) != legacy)
     });
     let large = large.map(|(.., chain)| format!("{chain} is too large to be read whole"));
-    let certainty = unread.or(large).map_or(Certainty::DoesNot, |why| Certainty::Unknown(why.into()));
-    Occurrence { certainty, place: String::new() }
+    let happens = unread.or(large).map_or(Happens::Never, |why| Happens::May(why.into()));
+    Occurrence { happens, place: String::new() }
 }
 
 fn is_known(owner: Owner) -> bool {
@@ -144,8 +144,8 @@ mod tests {
         node
     }
 
-    fn certainty(node: &Facts) -> Certainty {
-        split(&Network::new(node).unwrap()).certainty
+    fn happens(node: &Facts) -> Happens {
+        split(&Network::new(node).unwrap()).happens
     }
 
     #[test]
@@ -167,8 +167,8 @@ mod tests {
             (vec![(Ipv4, "mine", xt)], vec![(Ipv4, "mine", xt)], false),
             (vec![(Ipv4, "KUBE-SERVICES", xt), (Ipv4, "KUBE-POSTROUTING", xt)], vec![], false),
         ] {
-            let found = certainty(&node(ruleset(&nftables), [ruleset(&legacy), Ruleset::default()]));
-            let expected = if is_split { Certainty::Happens } else { Certainty::DoesNot };
+            let found = happens(&node(ruleset(&nftables), [ruleset(&legacy), Ruleset::default()]));
+            let expected = if is_split { Happens::Must } else { Happens::Never };
             assert_eq!(found, expected, "{nftables:?} beside {legacy:?}");
         }
     }
@@ -180,8 +180,8 @@ mod tests {
         for chain in large.chains.values_mut() {
             chain.rules = Reading::Failed(Failure::not_needed("only searched"));
         }
-        let beside = |legacy: Ruleset| certainty(&node(large.clone(), [legacy, Ruleset::default()]));
-        assert_eq!(beside(Ruleset::default()), Certainty::DoesNot);
-        assert!(matches!(beside(ruleset(&chains)), Certainty::Unknown(why) if why.text.contains("too large")));
+        let beside = |legacy: Ruleset| happens(&node(large.clone(), [legacy, Ruleset::default()]));
+        assert_eq!(beside(Ruleset::default()), Happens::Never);
+        assert!(matches!(beside(ruleset(&chains)), Happens::May(why) if why.text.contains("too large")));
     }
 }

@@ -11,7 +11,7 @@ use crate::facts::{
     DEFAULT_PORTS, Facts, Failure, Kernel, KernelVersion, LOW_PORTS, PortsUsed, Question, Reading, RewrittenFlows,
     SnatPorts, UdpClient, UdpTranslations, ports_between,
 };
-use crate::symbolic::{Certainty, Given, ReachedRules, UdpTargets};
+use crate::symbolic::{Given, Happens, ReachedRules, UdpTargets};
 
 /// Before this version the search for a free port tries the whole range (`nf_nat_l4proto_unique_tuple`).
 const LIMITED_SEARCH: KernelVersion = KernelVersion::new(5, 0, 0);
@@ -259,13 +259,11 @@ pub(super) fn udp_destination_nat(context: &Context<'_>) -> Evaluation {
         Err(why) => return Evaluation::unknown(why),
     };
     let entries = context.facts.flows.udp.found.ok().map_or(0, |udp| udp.each.len());
-    match &found.translated.certainty {
-        Certainty::Happens => {
-            Evaluation::holds(format!("UDP is sent to other destinations: {}", found.translated.place))
-        }
+    match &found.translated.happens {
+        Happens::Must => Evaluation::holds(format!("UDP is sent to other destinations: {}", found.translated.place)),
         _ if entries > 0 => Evaluation::holds("entries of UDP have another destination than they were sent to"),
-        Certainty::Unknown(why) => Evaluation::unknown(why),
-        Certainty::DoesNot => Evaluation::fails("no rule sends UDP to another destination"),
+        Happens::May(why) => Evaluation::unknown(why),
+        Happens::Never => Evaluation::fails("no rule sends UDP to another destination"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::context::{Context, Evaluation};
 use crate::facts::{Question, Reading};
-use crate::symbolic::{Certainty, SourceNatReplies};
+use crate::symbolic::{Happens, SourceNatReplies};
 
 /// Name of the sysctl below `/proc/sys/net/netfilter`.
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
@@ -20,12 +20,12 @@ pub(super) fn source_nat_reached(context: &Context<'_>) -> Evaluation {
         Ok(found) => found,
         Err(why) => return Evaluation::unknown(why),
     };
-    match &found.idle.translated.certainty {
-        Certainty::Happens => {
+    match &found.idle.translated.happens {
+        Happens::Must => {
             Evaluation::holds(format!("TCP connections leave with another source: {}", found.idle.translated.place))
         }
-        Certainty::Unknown(why) => Evaluation::unknown(why),
-        Certainty::DoesNot => Evaluation::fails("no TCP connection leaves with another source"),
+        Happens::May(why) => Evaluation::unknown(why),
+        Happens::Never => Evaluation::fails("no TCP connection leaves with another source"),
     }
 }
 
@@ -36,10 +36,10 @@ pub(super) fn random_ports(context: &Context<'_>) -> Evaluation {
         Err(why) => return Evaluation::unknown(why),
     };
     let place = &found.idle.random.place;
-    match &found.idle.random.certainty {
-        Certainty::Happens => Evaluation::holds(format!("{place} draws another port for each entry")),
-        Certainty::Unknown(why) => Evaluation::unknown(why),
-        Certainty::DoesNot => {
+    match &found.idle.random.happens {
+        Happens::Must => Evaluation::holds(format!("{place} draws another port for each entry")),
+        Happens::May(why) => Evaluation::unknown(why),
+        Happens::Never => {
             Evaluation::fails("no TCP connection gets a random port: without its entry it gets the same one again")
         }
     }
@@ -60,16 +60,16 @@ pub(super) fn tcp_timeout_short(context: &Context<'_>, seconds: u64) -> Evaluati
         }
     };
     let (short, own) = (timeout < seconds, &found.idle.own_timeout);
-    let another = || match &own.certainty {
-        Certainty::Unknown(why) if own.place.is_empty() => Evaluation::unknown(why),
+    let another = || match &own.happens {
+        Happens::May(why) if own.place.is_empty() => Evaluation::unknown(why),
         _ => Evaluation::unknown(format!(
             "{} gives such connections another timeout than {TIMEOUT}, which is not read",
             own.place
         )),
     };
-    match (short, &found.idle.by_sysctl, &own.certainty) {
-        (true, Certainty::DoesNot | Certainty::Unknown(_), Certainty::Happens | Certainty::Unknown(_))
-        | (false, _, Certainty::Happens | Certainty::Unknown(_)) => another(),
+    match (short, &found.idle.by_sysctl, &own.happens) {
+        (true, Happens::Never | Happens::May(_), Happens::Must | Happens::May(_))
+        | (false, _, Happens::Must | Happens::May(_)) => another(),
         (true, ..) => Evaluation::holds(format!(
             "{TIMEOUT} is {timeout}: after as many seconds without a packet an entry is lost"
         )),

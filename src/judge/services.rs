@@ -4,7 +4,7 @@ use super::context::{Context, Evaluation, unread_links};
 use super::idle;
 use crate::facts::netfilter::{Backend, Family, Owner, owner};
 use crate::facts::{Question, Reading};
-use crate::symbolic::{Certainty, Network, Occurrence, RuleAt};
+use crate::symbolic::{Happens, Network, Occurrence, RuleAt};
 
 /// Programs that translate connections to Kubernetes Services.
 const SERVICES: &[Owner] =
@@ -25,13 +25,13 @@ fn without_a_rule(context: &Context<'_>, nothing: &str, services: impl Fn(u64) -
 pub(super) fn dns_dnat_to_several(context: &Context<'_>) -> Evaluation {
     match context.network().map(|network| context.derived.dns_to_several(network, &context.effort)) {
         Err(why) => Evaluation::unknown(why),
-        Ok(found) => match &found.certainty {
-            Certainty::Happens => Evaluation::holds(format!(
+        Ok(found) => match &found.happens {
+            Happens::Must => Evaluation::holds(format!(
                 "UDP to one address and port 53 goes to one of several name servers: {}",
                 found.place
             )),
-            Certainty::Unknown(why) => Evaluation::unknown(why),
-            Certainty::DoesNot => without_a_rule(
+            Happens::May(why) => Evaluation::unknown(why),
+            Happens::Never => without_a_rule(
                 context,
                 "no rule spreads UDP to one address and port 53 over several name servers",
                 |services| Evaluation::unknown(format!("IPVS has {services} services, which may spread it")),
@@ -60,8 +60,8 @@ pub(super) fn tcp_dnat_client_inside(context: &Context<'_>) -> Evaluation {
     let owners: Vec<Owner> = found.rules.iter().map(|at| owner_of(context, at)).collect();
     let unread = found.rules.iter().any(|at| at.position == 0);
     let of_services = unread || owners.iter().any(|owner| SERVICES.contains(owner));
-    match &found.translated.certainty {
-        Certainty::Happens => {
+    match &found.translated.happens {
+        Happens::Must => {
             let who = match found.clients {
                 [true, true] => "this host and others behind it",
                 [true, false] => "this host",
@@ -79,8 +79,8 @@ pub(super) fn tcp_dnat_client_inside(context: &Context<'_>) -> Evaluation {
             let outcome = Evaluation::holds(detail).of_services(of_services);
             in_backend_of(outcome, context.network().ok(), found.rules.first())
         }
-        Certainty::Unknown(why) => Evaluation::unknown(why).of_services(of_services || found.rules.is_empty()),
-        Certainty::DoesNot => {
+        Happens::May(why) => Evaluation::unknown(why).of_services(of_services || found.rules.is_empty()),
+        Happens::Never => {
             let nothing = match (found.is_translating, found.translated.place.as_str()) {
                 (false, _) => "no rule gives TCP connections another destination".to_owned(),
                 (true, "") => "no client that is given another destination reaches it past the translation through \
@@ -134,14 +134,14 @@ pub(super) fn bypass_arrives(context: &Context<'_>) -> Evaluation {
 pub(super) fn source_nat_answered_here(context: &Context<'_>) -> Evaluation {
     match idle::answers(context) {
         Err(why) => Evaluation::unknown(why),
-        Ok(found) => match &found.translated.certainty {
-            Certainty::Happens => {
+        Ok(found) => match &found.translated.happens {
+            Happens::Must => {
                 let place = &found.translated.place;
                 let detail = format!("TCP connections leave with an address of this host's as their source: {place}");
                 in_backend_of(Evaluation::holds(detail), context.network().ok(), found.rule.as_ref())
             }
-            Certainty::Unknown(why) => Evaluation::unknown(why),
-            Certainty::DoesNot => {
+            Happens::May(why) => Evaluation::unknown(why),
+            Happens::Never => {
                 Evaluation::fails("no TCP connection leaves with an address of this host's as another source")
             }
         },
@@ -179,12 +179,12 @@ fn in_backend_of(evaluation: Evaluation, network: Option<&Network<'_>>, at: Opti
 /// Whether invalid segments reach their destination; the place is a rule that drops some. Texts for: nothing drops
 /// them, some arrive nevertheless, none arrive although nothing drops them.
 fn undropped(found: &Occurrence, all: &str, some: &str, none: &str) -> Evaluation {
-    match (&found.certainty, found.place.as_str()) {
-        (Certainty::Happens, "") => Evaluation::holds(all),
-        (Certainty::Happens, place) => Evaluation::holds(format!("{some}; {place} drops only some")),
-        (Certainty::Unknown(why), _) => Evaluation::unknown(why),
-        (Certainty::DoesNot, "") => Evaluation::fails(none),
-        (Certainty::DoesNot, place) => Evaluation::fails(format!("{place} drops invalid TCP segments")),
+    match (&found.happens, found.place.as_str()) {
+        (Happens::Must, "") => Evaluation::holds(all),
+        (Happens::Must, place) => Evaluation::holds(format!("{some}; {place} drops only some")),
+        (Happens::May(why), _) => Evaluation::unknown(why),
+        (Happens::Never, "") => Evaluation::fails(none),
+        (Happens::Never, place) => Evaluation::fails(format!("{place} drops invalid TCP segments")),
     }
 }
 
@@ -192,10 +192,10 @@ fn undropped(found: &Occurrence, all: &str, some: &str, none: &str) -> Evaluatio
 pub(super) fn service_nat_in_both(context: &Context<'_>) -> Evaluation {
     match context.network().map(|network| context.derived.split(network, &context.effort)) {
         Err(why) => Evaluation::unknown(why),
-        Ok(found) => match &found.certainty {
-            Certainty::Happens => Evaluation::holds(&found.place),
-            Certainty::Unknown(why) => Evaluation::unknown(why),
-            Certainty::DoesNot => {
+        Ok(found) => match &found.happens {
+            Happens::Must => Evaluation::holds(&found.place),
+            Happens::May(why) => Evaluation::unknown(why),
+            Happens::Never => {
                 Evaluation::fails("no rules for Services or pods stand in two backends, for packets of one family")
             }
         },

@@ -7,7 +7,7 @@ use super::context::{Context, Evaluation};
 use crate::advisory::defects::DefectState;
 use crate::facts::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
 use crate::facts::{Question, Reading};
-use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
+use crate::symbolic::{Happens, Reached, ReachedRules, RuleAt};
 
 /// Rules that let new connections compete for ports, and why there may be more; or why that is not known.
 pub(super) fn reached(context: &Context<'_>) -> Result<Arc<ReachedRules>, Question> {
@@ -21,14 +21,14 @@ pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
         Err(why) => return Evaluation::unknown(why),
     };
     let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
-    let certain = reached.iter().find(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
+    let certain = reached.iter().find(|rule| rule.happens == Happens::Must && rule.nat.is_some());
     if reached.is_empty()
         && let Some((rule, rover)) = by_rover(context, &found)
     {
         let place = describe(context, rule);
         let shared = format!("connections of one source share the ports that {place} gives it");
-        return match (&rule.certainty, rover) {
-            (Certainty::Unknown(why), _) => Evaluation::unknown(why),
+        return match (&rule.happens, rover) {
+            (Happens::May(why), _) => Evaluation::unknown(why),
             (_, DefectState::Present) => Evaluation::holds(shared),
             _ => Evaluation::unknown(format!("{shared}; whether this kernel gives one after the other is not known")),
         };
@@ -38,8 +38,8 @@ pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
             let more = others(all.len() - 1);
             Evaluation::holds(format!("new connections get to {}{more}", describe(context, rule)))
         }
-        (None, [rule, ..]) => match &rule.certainty {
-            Certainty::Unknown(why) => Evaluation::unknown(why),
+        (None, [rule, ..]) => match &rule.happens {
+            Happens::May(why) => Evaluation::unknown(why),
             _ => Evaluation::unknown(format!("{} is not understood", rule.place)),
         },
         (None, []) if gave_up.is_some() => Evaluation::unknown(gave_up.unwrap_or_default()),
@@ -60,7 +60,7 @@ const ROVER: &str = "nat-port-rover";
 fn by_rover<'f>(context: &Context<'_>, found: &'f ReachedRules) -> Option<(&'f Reached, DefectState)> {
     let rover = context.defect(ROVER).map_or(DefectState::Unknown, |defect| defect.state);
     let rules = || found.few_ports.iter();
-    let rule = rules().find(|rule| rule.certainty == Certainty::Happens).or_else(|| rules().next())?;
+    let rule = rules().find(|rule| rule.happens == Happens::Must).or_else(|| rules().next())?;
     (rover != DefectState::Absent).then_some((rule, rover))
 }
 
@@ -68,15 +68,15 @@ fn by_rover<'f>(context: &Context<'_>, found: &'f ReachedRules) -> Option<(&'f R
 pub(super) fn source_nat_chooses_ports(context: &Context<'_>) -> Evaluation {
     let shared = source_nat_reachable(context);
     let Ok(found) = reached(context) else { return shared };
-    let certain = found.few_ports.iter().find(|rule| rule.certainty == Certainty::Happens);
+    let certain = found.few_ports.iter().find(|rule| rule.happens == Happens::Must);
     match (&shared.state, certain, found.few_ports.as_slice()) {
         (ConditionState::Holds, ..) | (_, None, []) => shared,
         (_, Some(rule), _) => Evaluation::holds(format!(
             "connections of one source share the ports that {} gives it",
             describe(context, rule)
         )),
-        (_, None, [rule, ..]) => match &rule.certainty {
-            Certainty::Unknown(why) => Evaluation::unknown(why),
+        (_, None, [rule, ..]) => match &rule.happens {
+            Happens::May(why) => Evaluation::unknown(why),
             _ => shared,
         },
     }
@@ -104,8 +104,7 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
     let worst = [DefectState::Present, DefectState::Unknown].into_iter().find(|state| states.contains(state));
     let predictable = worst.unwrap_or(DefectState::Absent);
     let keeps: Vec<(&Reached, Choice)> = reached.iter().map(|rule| (rule, choice(rule, predictable))).collect();
-    let racing =
-        keeps.iter().find(|(rule, choice)| *choice == Choice::Predictable && rule.certainty == Certainty::Happens);
+    let racing = keeps.iter().find(|(rule, choice)| *choice == Choice::Predictable && rule.happens == Happens::Must);
     if let Some((rule, _)) = racing {
         let count = keeps.iter().filter(|(_, choice)| *choice == Choice::Predictable).count();
         let how = match &rule.nat {
@@ -118,9 +117,9 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
         return Evaluation::holds(format!("{} {how}{few}{}", describe(context, rule), others(count - 1)));
     }
     for (rule, choice) in &keeps {
-        match (choice, &rule.certainty) {
+        match (choice, &rule.happens) {
             (Choice::Random, _) => {}
-            (Choice::Predictable, Certainty::Unknown(why)) => return Evaluation::unknown(why),
+            (Choice::Predictable, Happens::May(why)) => return Evaluation::unknown(why),
             (Choice::Predictable, _) => {}
             (Choice::NotUnderstood, _) => {
                 return Evaluation::unknown(format!("{} is not understood", rule.place));
@@ -158,8 +157,8 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
 /// Ports of a range that a rule gives to connections of one source.
 fn one_after_the_other(context: &Context<'_>, rule: &Reached, rover: DefectState) -> Evaluation {
     let place = describe(context, rule);
-    match (&rule.certainty, rover) {
-        (Certainty::Unknown(why), _) => Evaluation::unknown(why),
+    match (&rule.happens, rover) {
+        (Happens::May(why), _) => Evaluation::unknown(why),
         (_, DefectState::Present) => Evaluation::holds(format!(
             "{place} gives ports one after the other on this kernel, so that two connections can get the same one at once{}",
             few_ports(rule)

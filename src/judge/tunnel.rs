@@ -9,7 +9,7 @@ use crate::facts::{
     Feature, Filter, Link, Programs, Question, Reading, Toggle, Tunnel, UdpChecksum, may_forward, upper_devices,
     with_lower_devices,
 };
-use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
+use crate::symbolic::{self, Happens, OtherMarks, OuterPackets};
 
 /// Command that tests kernel defects by experiment.
 pub(super) const PROBE: [&str; 2] = ["natwatch", "probe"];
@@ -45,23 +45,23 @@ fn outer(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Result<OuterPac
         let facts = symbolic::facts(context.facts, link, tunnel)?;
         let mut outer = OuterPackets::clone(&context.derived.outer(network, facts, &context.effort));
         if let Some(what) = marks_from_outside(context).filter(|_| outer.with_other_marks != OtherMarks::NoEffect) {
-            for certainty in [&mut outer.rewritten, &mut outer.tracked, &mut outer.ports_written] {
-                if *certainty == Certainty::DoesNot {
-                    *certainty = Certainty::Unknown(what.clone());
+            for happens in [&mut outer.rewritten, &mut outer.tracked, &mut outer.ports_written] {
+                if *happens == Happens::Never {
+                    *happens = Happens::May(what.clone());
                 }
             }
         }
         if let Some(what) = beside_the_rules(context, link, tunnel) {
-            if outer.tracked == Certainty::DoesNot {
-                outer.tracked = Certainty::Unknown(what.clone()); // it may translate as well
+            if outer.tracked == Happens::Never {
+                outer.tracked = Happens::May(what.clone()); // it may translate as well
             }
-            outer.rewritten = Certainty::Unknown(what);
+            outer.rewritten = Happens::May(what);
         }
         if let unread @ (Reading::Denied(_) | Reading::Failed(_)) = &tunnel.underlay {
             // Programs on underlay devices are not known either.
-            for certainty in [&mut outer.tracked, &mut outer.rewritten] {
-                if *certainty == Certainty::DoesNot {
-                    *certainty = Certainty::Unknown(Question::unread(unread));
+            for happens in [&mut outer.tracked, &mut outer.rewritten] {
+                if *happens == Happens::Never {
+                    *happens = Happens::May(Question::unread(unread));
                 }
             }
         }
@@ -151,9 +151,9 @@ fn ports_written(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Option<
     }
     let what = "a rule writes ports into its packets without connection tracking, and those without a checksum get a wrong one";
     match outer(context, link, tunnel).ok()?.ports_written {
-        Certainty::DoesNot => None,
-        Certainty::Unknown(why) => Some(Evaluation::unknown(why)),
-        Certainty::Happens => {
+        Happens::Never => None,
+        Happens::May(why) => Some(Evaluation::unknown(why)),
+        Happens::Must => {
             let all =
                 tunnel.udp_checksum == UdpChecksum::Off && link.feature(Feature::TxChecksumIpGeneric) == Toggle::Off;
             Some(match all {
@@ -206,10 +206,10 @@ pub(super) fn source_nat_present(context: &Context<'_>, tunnel: Option<&Link>) -
         Err(why) => Evaluation::unknown(why),
         Ok(network) => {
             let found = context.derived.translates(network, &context.effort);
-            match &found.certainty {
-                Certainty::Happens => Evaluation::holds(format!("{} translates addresses", found.place)),
-                Certainty::Unknown(why) => Evaluation::unknown(why),
-                Certainty::DoesNot => Evaluation::fails("no rule translates addresses"),
+            match &found.happens {
+                Happens::Must => Evaluation::holds(format!("{} translates addresses", found.place)),
+                Happens::May(why) => Evaluation::unknown(why),
+                Happens::Never => Evaluation::fails("no rule translates addresses"),
             }
         }
     }
@@ -244,9 +244,9 @@ pub(super) fn outer_tracked(context: &Context<'_>, tunnel: Option<&Link>) -> Eva
     match outer(context, link, tunnel) {
         Err(why) => Evaluation::unknown(why),
         Ok(outer) => match outer.tracked {
-            Certainty::Happens => Evaluation::holds("connection tracking sees its packets"),
-            Certainty::Unknown(why) => Evaluation::unknown(why),
-            Certainty::DoesNot => {
+            Happens::Must => Evaluation::holds("connection tracking sees its packets"),
+            Happens::May(why) => Evaluation::unknown(why),
+            Happens::Never => {
                 Evaluation::fails("connection tracking does not see its packets, so they are never translated")
             }
         },
@@ -259,12 +259,12 @@ pub(super) fn outer_rewritten(context: &Context<'_>, tunnel: Option<&Link>) -> E
     match outer(context, link, tunnel) {
         Err(why) => Evaluation::unknown(why),
         Ok(outer) => match outer.rewritten {
-            Certainty::Happens => Evaluation::holds(outer.how),
-            Certainty::Unknown(why) if outer.how.is_empty() => Evaluation::unknown(why),
-            Certainty::Unknown(why) => {
+            Happens::Must => Evaluation::holds(outer.how),
+            Happens::May(why) if outer.how.is_empty() => Evaluation::unknown(why),
+            Happens::May(why) => {
                 Evaluation::unknown(why.reword(|why| format!("{}, but that depends: {why}", outer.how)))
             }
-            Certainty::DoesNot => {
+            Happens::Never => {
                 let kept = if outer.kept.is_empty() { String::new() } else { format!("; {}", outer.kept) };
                 let assumed = match &context.facts.programs {
                     Reading::Ok(Programs::Unseen(why)) => format!("; no tcx program is assumed: {why}"),

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `space` | sets of packets: binary decision diagrams |
 //! | `assumptions` | open questions: must, may, never |
-//! | `certainty` | whether something happens: must, never, or depends on a question |
+//! | `happens` | whether something happens: must, never, or depends on a question |
 //! | `packets` | variables of packet fields |
 //! | `network::survey` | what rules distinguish packets by; nothing else is followed |
 //! | `network::slice` | which chains can influence marks |
@@ -24,9 +24,9 @@
 //! | `scenarios` | which packets run through the rules: of tunnels, of Services, of new connections |
 
 mod assumptions;
-mod certainty;
 mod effort;
 mod facts;
+mod happens;
 mod kept;
 mod machine;
 mod network;
@@ -37,9 +37,9 @@ mod scenarios;
 mod space;
 mod values;
 
-pub(crate) use certainty::Certainty;
 pub(crate) use effort::{Effort, Ended};
 pub(crate) use facts::{TunnelFacts, facts};
+pub(crate) use happens::Happens;
 pub(crate) use kept::Kept;
 pub(crate) use network::{Network, Occurrence, RuleAt};
 pub(crate) use scenarios::answers::{SourceNatReplies, answers};

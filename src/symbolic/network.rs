@@ -14,7 +14,7 @@ use self::host::{Device, HostFacts, OwnAddresses, own_addresses, taking};
 use self::survey::{Relevant, Survey};
 pub(crate) use self::unread::Hit;
 use self::unread::is_unread_map;
-use super::certainty::Certainty;
+use super::happens::Happens;
 use super::values::Numbers;
 use crate::facts::netfilter::{Backend, Chain, ChainId, ChainKind, Family, Rule, Ruleset, SetId, Step, Verdict};
 use crate::facts::{Facts, Link, Question, Reading};
@@ -59,7 +59,7 @@ pub(super) struct Remembered {
     unread_sets: RefCell<BTreeMap<usize, Option<Question>>>,
     doubtful: OnceCell<Option<(u32, Question)>>,
     elsewhere: RefCell<BTreeMap<u32, Option<String>>>,
-    pub(super) destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
+    pub(super) destinations: RefCell<BTreeMap<(Family, bool), Happens>>,
     /// By family and whether on output: see [`Network::targets`].
     pub(super) targets: RefCell<BTreeMap<(Family, bool), Targets>>,
     /// By family: see [`Network::answered`].
@@ -89,7 +89,7 @@ enum Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrence {
     /// Whether it happens.
-    pub certainty: Certainty,
+    pub happens: Happens,
     /// Where; empty if nowhere.
     pub place: String,
 }

@@ -6,7 +6,7 @@
 use super::{Ends, Flow, Hits, OnNat, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::certainty::Certainty;
+use crate::symbolic::happens::Happens;
 use crate::symbolic::order::{self, Call};
 use crate::symbolic::packets::{PacketKind, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
@@ -239,9 +239,9 @@ impl Walk<'_> {
         let untracked = self.in_state(&[state::UNTRACKED]);
         let (kept, open) = (self.space.and(packets, untracked), self.space.minus(packets, untracked));
         let tracked = match self.tracks(self.packets.family) {
-            Certainty::Happens => EVERYTHING,
-            Certainty::DoesNot => NOTHING,
-            Certainty::Unknown(why) => self.if_tracked(self.packets.family, &why),
+            Happens::Must => EVERYTHING,
+            Happens::Never => NOTHING,
+            Happens::May(why) => self.if_tracked(self.packets.family, &why),
         };
         let states: &[u128] = match (flow, self.packets.kind) {
             // An unanswered flow is still new when its second packet arrives.

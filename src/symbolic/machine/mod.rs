@@ -19,8 +19,8 @@ mod writes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumptions::{About, Assumptions};
-use super::certainty::Certainty;
 use super::effort::{Effort, Ended, OF_CONNECTIONS, WALK};
+use super::happens::Happens;
 use super::network::survey::Relevant;
 use super::network::{Hit, Network, RuleAt};
 use super::packets::{PacketKind, PacketLayout, Packets, state};
@@ -130,7 +130,7 @@ pub(crate) struct Walk<'a> {
     begun: u64,
     /// Maximum work of this walk.
     share: u64,
-    tracks: BTreeMap<Family, Certainty>,
+    tracks: BTreeMap<Family, Happens>,
     /// Mark bits that are followed.
     relevant: Relevant,
     /// Rules that wrote certain mark bits, if followed.
@@ -246,8 +246,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether connections of a family are tracked.
-    pub(crate) fn tracks(&self, family: Family) -> Certainty {
-        self.tracks.get(&family).cloned().unwrap_or(Certainty::Happens)
+    pub(crate) fn tracks(&self, family: Family) -> Happens {
+        self.tracks.get(&family).cloned().unwrap_or(Happens::Must)
     }
 
     /// Packets with this answer to a question with this number of answers.
@@ -385,18 +385,18 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether something happens to these packets: must, may with the open question, or never.
-    pub(crate) fn certainty(&self, packets: PacketSet) -> Certainty {
+    pub(crate) fn happens(&self, packets: PacketSet) -> Happens {
         if self.assumptions.must(&self.space, packets, &self.layout.determined()) {
-            Certainty::Happens
+            Happens::Must
         } else if self.effort.ended() == Some(Ended::Stopped) {
-            Certainty::Unknown(Ended::Stopped.why().into())
+            Happens::May(Ended::Stopped.why().into())
         } else if !packets.is_empty() {
             let why = self.assumptions.why(&self.space, packets);
-            Certainty::Unknown(if why.text.is_empty() { self.why_incomplete().unwrap_or_default().into() } else { why })
+            Happens::May(if why.text.is_empty() { self.why_incomplete().unwrap_or_default().into() } else { why })
         } else if let Some(why) = self.why_incomplete() {
-            Certainty::Unknown(why.into())
+            Happens::May(why.into())
         } else {
-            Certainty::DoesNot
+            Happens::Never
         }
     }
 }

@@ -4,13 +4,13 @@ use super::{Network, Targets, recall};
 use crate::facts::netfilter::{
     Chain, ChainId, Family, Field, Hook, Match, Nat, NatAction, Step, TypeScope, Verdict, given_addresses,
 };
-use crate::symbolic::certainty::Certainty;
+use crate::symbolic::happens::Happens;
 use crate::symbolic::values::Numbers;
 
 impl Network<'_> {
     /// Whether a connection's destination may differ from its packets', on output or elsewhere; received packets may
     /// also be replies to connections with a translated source.
-    pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
+    pub fn translates_destinations(&self, family: Family, on_output: bool) -> Happens {
         let find = || self.find_destinations(family, on_output);
         recall(&self.remembered.destinations, (family, on_output), find)
     }
@@ -89,13 +89,13 @@ impl Network<'_> {
         Some(Numbers::ranges(sources))
     }
 
-    fn find_destinations(&self, family: Family, on_output: bool) -> Certainty {
+    fn find_destinations(&self, family: Family, on_output: bool) -> Happens {
         let translates = |step: &Step| matches!(step, Step::Nat(_));
         let mut unclear = None;
         let hooks = [destination_hook(on_output), answered_hook(on_output)].into_iter();
         for (set, id, chain) in hooks.flat_map(|hook| self.chains_on(family, hook)) {
             if chain.only_searched() || has(chain, translates) {
-                return Certainty::Happens;
+                return Happens::Must;
             }
             if has(chain, |step| matches!(step, Step::Unsupported { .. })) {
                 let what = |chain| format!("a rule of {chain} is not understood");
@@ -103,7 +103,7 @@ impl Network<'_> {
             }
         }
         let why = self.unread(family).or(unclear);
-        why.map_or(Certainty::DoesNot, Certainty::Unknown)
+        why.map_or(Happens::Never, Happens::May)
     }
 
     /// Whether rules that this host's packets traverse test the device of the untranslated destination.

@@ -3,7 +3,7 @@
 use super::{Network, Occurrence, RuleAt, family_word};
 use crate::facts::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
 use crate::facts::{Question, Reading};
-use crate::symbolic::certainty::Certainty;
+use crate::symbolic::happens::Happens;
 
 /// A list of base chains: those of one rule set, one table family and one hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,18 +137,18 @@ impl<'a> Network<'a> {
 
     /// Whether any rule enables conntrack for a family: the kernel does so for the first expression, match or target
     /// that needs it, in any chain. Chains that were only searched have the NAT rules of Services.
-    pub fn tracks(&self, family: Family) -> Certainty {
+    pub fn tracks(&self, family: Family) -> Happens {
         if self.rules.iter().any(|rules| rules.ruleset.tracks.contains(&family)) {
-            return Certainty::Happens;
+            return Happens::Must;
         }
         let mut unclear = None;
         for (set, id, chain) in self.chains_of(family) {
             if chain.only_searched() {
-                return Certainty::Happens;
+                return Happens::Must;
             }
             for rule in chain.known_rules() {
                 if rule.steps.iter().any(|step| step.needs_conntrack() && !matches!(step, Step::Unsupported { .. })) {
-                    return Certainty::Happens;
+                    return Happens::Must;
                 }
                 if rule.steps.iter().any(|step| matches!(step, Step::Unsupported { .. })) {
                     unclear.get_or_insert_with(|| self.not_understood(set, id, rule));
@@ -158,7 +158,7 @@ impl<'a> Network<'a> {
         let searched =
             || self.rules.iter().find_map(|rules| rules.ruleset.tracking_unread.get(&family).map(Question::from));
         let why = self.unread(family).or(unclear).or_else(searched);
-        why.map_or(Certainty::DoesNot, Certainty::Unknown)
+        why.map_or(Happens::Never, Happens::May)
     }
 
     /// Whether any rule translates addresses or writes them into headers, and where; chains that were only searched
@@ -168,8 +168,8 @@ impl<'a> Network<'a> {
         let families = Family::IP.into_iter();
         let searched = families.flat_map(|family| self.chains_of(family)).find(|(.., chain)| chain.only_searched());
         match searched {
-            Some((set, id, _)) if found.certainty != Certainty::Happens => {
-                Occurrence { certainty: Certainty::Happens, place: self.describe_chain(set, id) }
+            Some((set, id, _)) if found.happens != Happens::Must => {
+                Occurrence { happens: Happens::Must, place: self.describe_chain(set, id) }
             }
             _ => found,
         }
@@ -184,7 +184,7 @@ impl<'a> Network<'a> {
                 for rule in chain.rules_for_udp().into_iter().flatten() {
                     if rule.steps.iter().any(wanted) {
                         let at = RuleAt { set, chain: id.clone(), position: rule.position };
-                        return Occurrence { certainty: Certainty::Happens, place: self.describe(&at) };
+                        return Occurrence { happens: Happens::Must, place: self.describe(&at) };
                     }
                     if rule.steps.iter().any(|step| matches!(step, Step::Unsupported { .. })) {
                         why.get_or_insert_with(|| self.not_understood(set, id, rule));
@@ -193,7 +193,7 @@ impl<'a> Network<'a> {
             }
             why = self.unread(family).or(why);
         }
-        Occurrence { certainty: why.map_or(Certainty::DoesNot, Certainty::Unknown), place: String::new() }
+        Occurrence { happens: why.map_or(Happens::Never, Happens::May), place: String::new() }
     }
 
     fn not_understood(&self, set: usize, id: &ChainId, rule: &Rule) -> Question {

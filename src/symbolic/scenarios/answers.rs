@@ -12,8 +12,8 @@ use super::given_source::given_source;
 use super::idle::{Idle, IdleConnections, draws};
 use super::translatable::may_give_timeouts;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
-use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
+use crate::symbolic::happens::Happens;
 use crate::symbolic::machine::Walk;
 use crate::symbolic::network::host::{Connected, LOCAL};
 use crate::symbolic::network::{Hit, Network, Occurrence, RuleAt};
@@ -84,10 +84,10 @@ fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceN
     let hit = found.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, hit)| hit);
     let place = hit.as_ref().map(|hit| walk.place(hit)).unwrap_or_default();
     let rule = hit.and_then(Hit::rule);
-    let translated = Occurrence { certainty: walk.certainty(translated), place };
+    let translated = Occurrence { happens: walk.happens(translated), place };
     let dropping = dropping.iter().next().map(|at| network.describe(at)).unwrap_or_default();
     let idle = idle.found(&walk);
-    let arrive = Occurrence { certainty: walk.certainty(arriving), place: dropping };
+    let arrive = Occurrence { happens: walk.happens(arriving), place: dropping };
     let found = SourceNatReplies { translated, rule, arrive, idle };
     let is_all = walk.sampled.as_ref().is_none_or(BTreeSet::is_empty) || shows_all(&walk, &found);
     (found, is_all)
@@ -96,14 +96,14 @@ fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceN
 /// Whether the connections of a few devices suffice: what happens to some is decided, and no rule that others may reach
 /// changes the rest.
 fn shows_all(walk: &Walk<'_>, found: &SourceNatReplies) -> bool {
-    let happens = |certainty: &Certainty| *certainty == Certainty::Happens;
+    let must = |happens: &Happens| *happens == Happens::Must;
     let settled = [&found.translated, &found.arrive, &found.idle.translated];
     let draw = walk.sampled.iter().flatten().any(|hit| walk.nat(hit).is_none_or(draws));
     let drawn = || {
         let timed = Family::IP.into_iter().any(|family| may_give_timeouts(walk.network, family));
-        happens(&found.idle.random.certainty) && happens(&found.idle.by_sysctl) && !timed
+        must(&found.idle.random.happens) && must(&found.idle.by_sysctl) && !timed
     };
-    settled.into_iter().all(|one| happens(&one.certainty)) && (!draw || drawn())
+    settled.into_iter().all(|one| must(&one.happens)) && (!draw || drawn())
 }
 
 /// Packets under the assumption that a translation gives a local address; masquerading always does.

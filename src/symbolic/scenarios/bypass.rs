@@ -72,8 +72,8 @@ pub(crate) fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
     let describe = |rules: BTreeSet<RuleAt>| rules.iter().next().map(|at| network.describe(at)).unwrap_or_default();
     let place = hits.first().map_or_else(|| describe(stopping), |(_, hit)| walk.place(hit));
     let rules = hits.into_iter().filter_map(|(_, hit)| hit.rule());
-    let translated = Occurrence { certainty: walk.certainty(translated), place };
-    let arrive = Occurrence { certainty: walk.certainty(arriving), place: describe(dropping) };
+    let translated = Occurrence { happens: walk.happens(translated), place };
+    let arrive = Occurrence { happens: walk.happens(arriving), place: describe(dropping) };
     Bypass { translated, is_translating, rules: rules.collect(), arrive, clients }
 }
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::facts::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomization, address_key, device_name};
 use crate::facts::{Address, Question};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::certainty::Certainty;
+use crate::symbolic::happens::Happens;
 use crate::symbolic::machine::{Hits, Walk};
 use crate::symbolic::network::Hit;
 use crate::symbolic::network::host::{Connected, may_be_chosen};
@@ -54,7 +54,7 @@ pub(super) struct Collision {
     /// The rule.
     pub(super) hit: Hit,
     /// Whether it does.
-    pub(super) certainty: Certainty,
+    pub(super) happens: Happens,
     /// Whether only connections of one source compete, by chance, because the rule gives each source a port range.
     pub(super) alone: bool,
 }
@@ -80,24 +80,24 @@ pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec
         let surely = walk.space.any(alike.iter().map(|at| compared[*at].colliding[0]));
         // Whatever the order of two chains is, one of the rules applies.
         if let Some(first) = alike.iter().find(|at| !compared[**at].colliding[0].is_empty())
-            && alike.iter().all(|at| found[*at].certainty != Certainty::Happens)
-            && walk.certainty(surely) == Certainty::Happens
+            && alike.iter().all(|at| found[*at].happens != Happens::Must)
+            && walk.happens(surely) == Happens::Must
         {
-            found[*first].certainty = Certainty::Happens;
+            found[*first].happens = Happens::Must;
         }
     }
     found
 }
 
 fn collision(walk: &Walk<'_>, translation: &Translation) -> Collision {
-    let found = certainty(walk, translation);
-    let alone = found == Certainty::DoesNot && translation.is_ranged;
+    let found = happens(walk, translation);
+    let alone = found == Happens::Never && translation.is_ranged;
     // Each source has its own address, and more connections than ports.
-    let certainty = match alone {
-        true => self::certainty(walk, &Translation { colliding: translation.packets, ..translation.clone() }),
+    let happens = match alone {
+        true => self::happens(walk, &Translation { colliding: translation.packets, ..translation.clone() }),
         false => found,
     };
-    Collision { hit: translation.hit.clone(), certainty, alone }
+    Collision { hit: translation.hit.clone(), happens, alone }
 }
 
 /// Groups rules that may give the same addresses.
@@ -135,18 +135,18 @@ fn compare(walk: &mut Walk<'_>, all: &mut [Translation]) {
         return; // one source only
     }
     for bit in source.0.into_iter().rev() {
-        if walk.is_over() || all.iter().all(|one| walk.certainty(one.colliding[0]) == Certainty::Happens) {
+        if walk.is_over() || all.iter().all(|one| walk.happens(one.colliding[0]) == Happens::Must) {
             return;
         }
         compare_by(walk, all, bit);
     }
 }
 
-fn certainty(walk: &Walk<'_>, translation: &Translation) -> Certainty {
+fn happens(walk: &Walk<'_>, translation: &Translation) -> Happens {
     let [sure, possible] = translation.colliding;
-    match walk.certainty(sure) {
-        Certainty::Happens => Certainty::Happens,
-        _ if possible.is_empty() => walk.certainty(NOTHING),
+    match walk.happens(sure) {
+        Happens::Must => Happens::Must,
+        _ if possible.is_empty() => walk.happens(NOTHING),
         _ => {
             // Of those that may come, others surely do.
             let sure = walk.assumptions.for_certain(&walk.space, translation.before, &walk.layout.determined());
@@ -155,7 +155,7 @@ fn certainty(walk: &Walk<'_>, translation: &Translation) -> Certainty {
                 [possible, translation.before, others].map(|packets| walk.assumptions.why(&walk.space, packets));
             let why = asked.into_iter().find(|why| !why.text.is_empty());
             let why = why.or_else(|| walk.why_incomplete().map(Question::from));
-            Certainty::Unknown(why.unwrap_or_default())
+            Happens::May(why.unwrap_or_default())
         }
     }
 }

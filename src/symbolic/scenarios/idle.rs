@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::connection::{ConnectionPath, TCP, ends, reversed};
 use super::on_nat::Passing;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization};
-use crate::symbolic::certainty::Certainty;
+use crate::symbolic::happens::Happens;
 use crate::symbolic::machine::{Flow, Walk};
 use crate::symbolic::network::{Hit, Occurrence};
 use crate::symbolic::packets::{SOME_DEVICE, state};
@@ -21,7 +21,7 @@ pub struct Idle {
     /// Whether some of them get a random port, and by which rule.
     pub random: Occurrence,
     /// Whether entries of some of the latter must have the sysctl's timeout.
-    pub by_sysctl: Certainty,
+    pub by_sysctl: Happens,
     /// Whether entries of some may have another timeout, and by which rule.
     pub own_timeout: Occurrence,
 }
@@ -97,10 +97,10 @@ impl IdleConnections {
         };
         let timing = walk.timing.iter().next().map(|at| walk.network.describe(at)).unwrap_or_default();
         Idle {
-            translated: Occurrence { certainty: walk.certainty(self.translated), place: least(self.hits) },
-            random: Occurrence { certainty: walk.certainty(self.all_drawn), place: least(self.drawing) },
-            by_sysctl: walk.certainty(self.by_sysctl),
-            own_timeout: Occurrence { certainty: walk.certainty(self.own_timeout), place: timing },
+            translated: Occurrence { happens: walk.happens(self.translated), place: least(self.hits) },
+            random: Occurrence { happens: walk.happens(self.all_drawn), place: least(self.drawing) },
+            by_sysctl: walk.happens(self.by_sysctl),
+            own_timeout: Occurrence { happens: walk.happens(self.own_timeout), place: timing },
         }
     }
 }

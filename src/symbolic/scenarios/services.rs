@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::devices::{self, loopback};
 use super::first;
 use crate::facts::netfilter::{Chosen, Element, Family, Field, Hook, Nat};
-use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
+use crate::symbolic::happens::Happens;
 use crate::symbolic::machine::{Flow, Hits, Walk};
 use crate::symbolic::network::{Hit, Network, Occurrence};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
@@ -61,7 +61,7 @@ pub(crate) fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occu
         }
     }
     let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
-    Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }
+    Occurrence { happens: walk.happens(all), place: place.unwrap_or_default() }
 }
 
 /// Packets reduced to the fields and marks they arrived with. A mark that a rule sets at random may differ between
@@ -149,7 +149,7 @@ fn is_of_several(network: &Network<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<
 pub(super) fn invalid_segments(walk: &mut Walk<'_>, family: Family) -> Option<PacketSet> {
     walk.packets = Packets::new(PacketKind::Traffic, family);
     let tracks = walk.tracks(family);
-    if tracks == Certainty::DoesNot {
+    if tracks == Happens::Never {
         return None;
     }
     let invalid = walk.in_state(&[state::INVALID]);
@@ -163,7 +163,7 @@ pub(super) fn invalid_segments(walk: &mut Walk<'_>, family: Family) -> Option<Pa
         ],
     );
     Some(match tracks {
-        Certainty::Unknown(why) => {
+        Happens::May(why) => {
             let tracked = walk.if_tracked(family, &why);
             walk.space.and(packets, tracked)
         }

@@ -6,8 +6,8 @@ use super::collisions::{Collision, collisions};
 use super::devices::loopback;
 use super::senders;
 use crate::facts::netfilter::{Backend, Family, Hook, Nat, NatAction};
-use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
+use crate::symbolic::happens::Happens;
 use crate::symbolic::machine::{Hits, OnNat, Walk};
 use crate::symbolic::network::{Hit, Network, RuleAt};
 use crate::symbolic::packets::state;
@@ -23,7 +23,7 @@ pub struct Reached {
     /// The NAT statement; `None`: unsupported or unread.
     pub nat: Option<Nat>,
     /// Whether two connections reach it, or it and another rule, that can get the same address and port.
-    pub certainty: Certainty,
+    pub happens: Happens,
 }
 
 /// Reached rules that let connections compete for a port.
@@ -73,14 +73,14 @@ fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (Reached
         let found = collisions(&mut walk, family, hits);
         is_all &= walk.sampled.iter().flatten().all(|hit| {
             let is_one = walk.nat(hit).is_some_and(|nat| nat.map.is_none());
-            is_one && found.iter().any(|of| of.hit == *hit && of.certainty == Certainty::Happens && !of.alone)
+            is_one && found.iter().any(|of| of.hit == *hit && of.happens == Happens::Must && !of.alone)
         });
-        for Collision { hit, certainty, alone } in found {
+        for Collision { hit, happens, alone } in found {
             let place = walk.place(&hit);
-            if alone || certainty == Certainty::DoesNot {
+            if alone || happens == Happens::Never {
                 one_to_one.get_or_insert_with(|| place.clone());
             }
-            if certainty == Certainty::DoesNot {
+            if happens == Happens::Never {
                 continue;
             }
             let nat = walk.nat(&hit).cloned();
@@ -88,9 +88,9 @@ fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (Reached
             let rules = if alone { &mut few_ports } else { &mut rules };
             // A rule reached in both families.
             match rules.iter_mut().find(|known| known.at == at && known.place == place) {
-                Some(known) if known.certainty == Certainty::Happens => {}
-                Some(known) => known.certainty = certainty,
-                None => rules.push(Reached { place, at, nat, certainty }),
+                Some(known) if known.happens == Happens::Must => {}
+                Some(known) => known.happens = happens,
+                None => rules.push(Reached { place, at, nat, happens }),
             }
         }
     }

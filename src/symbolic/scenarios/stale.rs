@@ -68,7 +68,7 @@ pub(crate) fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation]
         each.fill(Given::Unclear(why.into()));
     }
     let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
-    UdpTargets { translated: Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }, each }
+    UdpTargets { translated: Occurrence { happens: walk.happens(all), place: place.unwrap_or_default() }, each }
 }
 
 fn given_by_rules(walk: &mut Walk<'_>, hits: &[(Hit, PacketSet)], translation: &UdpTranslation) -> Given {

@@ -14,9 +14,9 @@ use super::rewriting::{Outer, Rewriting};
 use crate::facts::Question;
 use crate::facts::netfilter::{Family, Field, Hook, device_name, name_key};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::facts::{OuterPath, TunnelFacts};
+use crate::symbolic::happens::Happens;
 use crate::symbolic::machine::{Flow, Walk};
 use crate::symbolic::network::Network;
 use crate::symbolic::packets::{PacketKind, Packets, state};
@@ -26,11 +26,11 @@ use crate::symbolic::space::{BitPattern, EVERYTHING, NOTHING, PacketSet};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OuterPackets {
     /// Whether some are tracked.
-    pub tracked: Certainty,
+    pub tracked: Happens,
     /// Whether some get another address or port.
-    pub rewritten: Certainty,
+    pub rewritten: Happens,
     /// Whether some get another port without conntrack; without a checksum, `nft_payload_set_eval` writes a wrong one.
-    pub ports_written: Certainty,
+    pub ports_written: Happens,
     /// Rules that rewrite them, and for which packets; empty if none.
     pub how: String,
     /// Rules that match them but leave them unchanged; empty if none.
@@ -83,21 +83,21 @@ pub(crate) fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: 
     let TunnelWalk { walk, rewritings, tracked, kept, .. } = tunnel;
     let written = rewritings.iter().filter(|rewriting| rewriting.writes_port);
     let ports_written = walk.space.any(written.map(|rewriting| rewriting.packets));
-    let rewritten = match (walk.certainty(all), &facts.vague) {
-        (Certainty::Unknown(why), Some(vague)) => Certainty::Unknown(Question::joined([vague.clone(), why])),
+    let rewritten = match (walk.happens(all), &facts.vague) {
+        (Happens::May(why), Some(vague)) => Happens::May(Question::joined([vague.clone(), why])),
         (rewritten, _) => rewritten,
     };
     // Translated packets are tracked. Computed before the next walk uses the budget.
-    let tracked = walk.certainty(walk.space.or(tracked, all));
-    let ports_written = walk.certainty(ports_written);
+    let tracked = walk.happens(walk.space.or(tracked, all));
+    let ports_written = walk.happens(ports_written);
     let doubt = |rewriting: &&Rewriting| walk.assumptions.doubt(&walk.space, rewriting.packets);
     let clearest = rewritings.iter().min_by_key(doubt);
-    let with_other_marks = match rewritten == Certainty::DoesNot && !facts.is_elsewhere() {
+    let with_other_marks = match rewritten == Happens::Never && !facts.is_elsewhere() {
         true => with_other_marks(network, facts, effort),
         false => OtherMarks::NoEffect,
     };
     let how = clearest.map(|Rewriting { how, pattern, .. }| {
-        let asked = rewritten == Certainty::Happens && pattern.value != 0;
+        let asked = rewritten == Happens::Must && pattern.value != 0;
         let writer = asked.then(|| who_marks(network, facts, effort, *pattern)).flatten();
         writer.map_or_else(|| how.clone(), |writer| format!("{how}; {writer}"))
     });
@@ -118,17 +118,17 @@ fn with_other_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<
         let marks = tunnel.marked(bit.map_or((0, u32::MAX), |bit| (bit, bit)));
         let bits = tunnel.decisive();
         tunnel.outer(marks);
-        (tunnel.walk.certainty(tunnel.rewritten()), bits)
+        (tunnel.walk.happens(tunnel.rewritten()), bits)
     };
-    let (certainty, bits) = rewritten(None);
-    if certainty == Certainty::DoesNot {
+    let (happens, bits) = rewritten(None);
+    if happens == Happens::Never {
         return OtherMarks::NoEffect;
     }
     if bits.count_ones() > MAX_BITS {
         return OtherMarks::Unclear;
     }
     let each = (0..u32::BITS).map(|bit| 1 << bit).filter(|bit| bits & bit != 0);
-    let found = each.into_iter().find(|bit| rewritten(Some(*bit)).0 == Certainty::Happens);
+    let found = each.into_iter().find(|bit| rewritten(Some(*bit)).0 == Happens::Must);
     found.map_or(OtherMarks::Unclear, OtherMarks::Rewritten)
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn own() -> [Option<OwnAddresses>; 2] {
 /// Whether there are such connections, and whether invalid segments reach their clients.
 fn bypassed(text: &str) -> [&'static str; 2] {
     let found = walked(text, routed(), devices(DEVICES));
-    [found.translated, found.arrive].map(|found| word(&found.certainty))
+    [found.translated, found.arrive].map(|found| word(&found.happens))
 }
 
 const SERVICE: &str = "ip nat P: nat prerouting -100\n dst 10.96.0.1, proto 6 => dnat to 10.244.0.5 ports 443\n";
@@ -84,7 +84,7 @@ fn a_client_behind_this_host_reaches_the_target_past_the_translation() {
         word(
             &walked("ip nat P: nat prerouting -100\n proto 6 => dnat to 10.9.9.9", host, devices(DEVICES))
                 .translated
-                .certainty,
+                .happens,
         )
     };
     assert_eq!(not_looked_up(&|_| ()), "yes");
@@ -123,7 +123,7 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
     let with = |change: &dyn Fn(&mut HostFacts)| {
         let mut host = routed();
         change(&mut host);
-        word(&walked(SERVICE, host, devices(DEVICES)).translated.certainty)
+        word(&walked(SERVICE, host, devices(DEVICES)).translated.happens)
     };
     let everywhere = || ["eth0", "docker0", "cni0"].map(|name| name_key(name).unwrap()).to_vec();
     assert_eq!(with(&|host| host.forwards[0] = Ok(false)), "no");
@@ -154,7 +154,7 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
     assert_eq!(nowhere(&["docker0", "cni0"], all), "no");
     assert_eq!(nowhere(&["docker0"], all), "yes");
     assert_eq!(nowhere(&["docker0", "cni0"], (0, 0x7fff_ffff)), "yes");
-    assert_eq!(word(&walked(SERVICE, routed(), None).translated.certainty), "maybe");
+    assert_eq!(word(&walked(SERVICE, routed(), None).translated.happens), "maybe");
 }
 
 /// Services are routed by eth0 until their destination is translated.
@@ -178,7 +178,7 @@ fn output_sees_the_device_that_the_first_destination_has() {
         for (first_paths, wanted) in [(&known, when_known), (&unread, when_unread)] {
             let host = HostFacts { first_paths: first_paths.clone(), ..routed() };
             let found = walked(&text, host, devices(DEVICES));
-            assert_eq!(word(&found.translated.certainty), wanted, "{chain} {:?}", found.translated);
+            assert_eq!(word(&found.translated.happens), wanted, "{chain} {:?}", found.translated);
         }
     }
 }
@@ -247,7 +247,7 @@ fn invalid_segments_take_the_way_of_the_answers() {
 #[test]
 fn a_published_port_concerns_this_host_and_other_bridges() {
     let found = walked(PUBLISHED, routed(), devices(DEVICES));
-    assert_eq!((found.clients, word(&found.arrive.certainty)), ([true, true], "yes"));
+    assert_eq!((found.clients, word(&found.arrive.happens)), ([true, true], "yes"));
     assert_eq!(found.rules.len(), 2, "one on each hook");
     let alone = walked(PUBLISHED, routed(), devices(&["lo", "eth0", "docker0", "down0"]));
     assert_eq!(alone.clients, [true, false], "nobody else is behind this host");
@@ -262,12 +262,12 @@ fn where_clients_are_is_known_although_postrouting_does_not_see_it() {
         ("ip m S: filter postrouting -150\n state 1 => drop", "no"),
     ] {
         let found = walked(&format!("{SERVICE}{chain}"), older.clone(), devices(DEVICES));
-        assert_eq!((word(&found.translated.certainty), found.clients[1]), (translated, translated == "yes"), "{chain}");
+        assert_eq!((word(&found.translated.happens), found.clients[1]), (translated, translated == "yes"), "{chain}");
         if translated == "yes" {
-            assert_eq!(word(&found.arrive.certainty), "yes", "{chain}");
+            assert_eq!(word(&found.arrive.happens), "yes", "{chain}");
         }
     }
     let now =
         walked(&format!("{SERVICE}ip m S: filter postrouting -150\n state 1 => drop"), routed(), devices(DEVICES));
-    assert_eq!(word(&now.translated.certainty), "no");
+    assert_eq!(word(&now.translated.happens), "no");
 }

@@ -12,9 +12,8 @@ fn idle(text: &str) -> [&'static str; 4] {
     let mut network = written.network();
     (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
     let found = answers(&network, &effort()).idle;
-    let certainties =
-        [found.translated.certainty, found.random.certainty, found.by_sysctl, found.own_timeout.certainty];
-    certainties.map(|certainty| word(&certainty))
+    let all = [found.translated.happens, found.random.happens, found.by_sysctl, found.own_timeout.happens];
+    all.map(|happens| word(&happens))
 }
 
 #[test]

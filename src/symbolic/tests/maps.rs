@@ -137,7 +137,7 @@ fn name_servers_by_number_are_several() {
         let mut written = rules(&text);
         let data = servers.iter().zip(0..).map(|(server, number)| (vec![(number, number)], *server));
         written.nftables.sets.insert(language::set("m"), map(&data.collect::<Vec<_>>()));
-        word(&dns_to_several(&written.network(), &effort()).certainty)
+        word(&dns_to_several(&written.network(), &effort()).happens)
     };
     let (one, other) = ([10, 0, 0, 1], [10, 0, 0, 2]);
     assert_eq!(several("numgen", &[one, other]), "yes");
@@ -159,7 +159,7 @@ fn a_number_leads_the_queries_of_a_socket_to_several_chains() {
         let numbers = (0..4).map(|number| (vec![(number, number)], [0; 4]));
         let known = Set { verdicts, data: vec![], ..map(&numbers.collect::<Vec<_>>()) };
         written.nftables.sets.insert(language::set("m"), known);
-        word(&dns_to_several(&written.network(), &effort()).certainty)
+        word(&dns_to_several(&written.network(), &effort()).happens)
     };
     let servers = ["10.0.0.1", "10.0.0.2"];
     assert_eq!(several("numgen", servers), "yes");
@@ -175,7 +175,7 @@ fn a_mark_that_is_drawn_leads_the_queries_of_a_socket_to_several() {
             "ip m O: filter output -150\n {marker}\nip nat O: nat output -100\n \
              dst 10.96.0.10, mark 0x1 => dnat to 10.0.0.1\n dst 10.96.0.10 => dnat to 10.0.0.2\n"
         );
-        word(&dns_to_several(&rules(&text).network(), &effort()).certainty)
+        word(&dns_to_several(&rules(&text).network(), &effort()).happens)
     };
     assert_eq!(several("=> one-of 0 1"), "yes");
     assert_eq!(several("sometimes => set-mark 0x1"), "yes");
@@ -226,7 +226,7 @@ fn what_a_map_gives_the_source_that_it_has_keeps_it() {
         written.nftables.sets.extend(map.map(|map| (language::set("m"), map)));
         let mut network = written.network();
         (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
-        word(&bypass(&network, &effort()).translated.certainty)
+        word(&bypass(&network, &effort()).translated.happens)
     };
     assert_eq!(translated(Some(map(&[(one("192.0.2.1"), [192, 0, 2, 1])]))), "yes");
     assert_eq!(translated(Some(map(&[(one("192.0.2.1"), [192, 0, 2, 7])]))), "no");
@@ -240,7 +240,7 @@ fn sources_compete_that_a_map_gives_one_address() {
         let mut written = rules("ip n P: nat postrouting 100\n map m src => snat of m src\n");
         written.nftables.sets.extend(map.map(|map| (language::set("m"), map)));
         let found = reached(&written.network(), &effort());
-        found.rules.first().map_or("one to one", |rule| word(&rule.certainty))
+        found.rules.first().map_or("one to one", |rule| word(&rule.happens))
     };
     let [one, other] = [[192, 0, 2, 10], [192, 0, 2, 11]];
     let each = [(self::one("10.42.0.1"), one), (self::one("10.42.0.2"), other)];

@@ -6,7 +6,7 @@ use super::language::{effort, rules};
 use super::race::address;
 use super::unread::word;
 use crate::symbolic::network::Network;
-use crate::symbolic::{Certainty, ReachedRules, SourceNatReplies, answers, reached};
+use crate::symbolic::{Happens, ReachedRules, SourceNatReplies, answers, reached};
 
 const PODS: usize = 24;
 const MASQUERADE: &str = "ip nat P: nat postrouting 100\n src 10.0.0.0/8, !dst 10.0.0.0/8 => masquerade\n";
@@ -57,7 +57,7 @@ fn replies(text: &str) -> SourceNatReplies {
 }
 
 fn surely(found: &ReachedRules) -> usize {
-    found.rules.iter().filter(|rule| rule.certainty == Certainty::Happens).count()
+    found.rules.iter().filter(|rule| rule.happens == Happens::Must).count()
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_few_devices_show_what_policies_let_pass() {
         let (found, raced) = effort.measure(|| reached(network, &effort));
         assert_eq!((surely(&found), &found.gave_up), (1, &None));
         let (found, answered) = effort.measure(|| answers(network, &effort));
-        assert_eq!([&found.translated, &found.arrive].map(|found| word(&found.certainty)), ["yes", "yes"]);
+        assert_eq!([&found.translated, &found.arrive].map(|found| word(&found.happens)), ["yes", "yes"]);
         [raced, answered]
     });
     assert!(work.iter().all(|work| *work < 1_000_000), "{work:?}");
@@ -78,12 +78,12 @@ fn a_few_devices_show_what_policies_let_pass() {
 fn what_only_one_device_does_is_found() {
     let every = policies(of_each);
     let one = format!("ip nat P: nat postrouting 100\n oif pod20, src 10.0.0.0/8 => masquerade\n{every}");
-    assert_eq!((surely(&raced(&one)), word(&replies(&one).translated.certainty)), (1, "yes"));
+    assert_eq!((surely(&raced(&one)), word(&replies(&one).translated.happens)), (1, "yes"));
     // All that other pods send is dropped.
     let one = format!("{MASQUERADE}ip m F: filter forward -150 drop\n iif pod20, oif eth0 => accept\n{every}");
-    assert_eq!((surely(&raced(&one)), word(&replies(&one).translated.certainty)), (1, "yes"));
+    assert_eq!((surely(&raced(&one)), word(&replies(&one).translated.happens)), (1, "yes"));
     let none = format!("{MASQUERADE}ip m F: filter forward -150 drop\n iif pod30 => accept\n{every}");
-    assert_eq!((surely(&raced(&none)), word(&replies(&none).translated.certainty)), (0, "no"));
+    assert_eq!((surely(&raced(&none)), word(&replies(&none).translated.happens)), (0, "no"));
 }
 
 #[test]
@@ -104,12 +104,12 @@ fn ports_that_only_others_draw_are_found() {
          iif pod20, src 10.0.0.0/8, oif eth0 => masquerade random-fully
          src 10.0.0.0/8, oif eth0 => masquerade\n";
     let found = replies(&(nat.to_owned() + &policies(of_each)));
-    assert_eq!([&found.idle.translated, &found.idle.random].map(|found| word(&found.certainty)), ["yes", "yes"]);
+    assert_eq!([&found.idle.translated, &found.idle.random].map(|found| word(&found.happens)), ["yes", "yes"]);
     let nat = "ip nat P: nat postrouting 100\n src 10.0.0.0/8, oif eth0 => masquerade random-fully\n";
     let timeout = "ip raw P: filter prerouting -300\n iif pod20 => timeout\n";
     let found = replies(&(nat.to_owned() + timeout + &policies(of_each)));
-    assert_eq!(word(&found.idle.own_timeout.certainty), "yes", "given before forward");
+    assert_eq!(word(&found.idle.own_timeout.happens), "yes", "given before forward");
     let timeout = "ip raw F: filter forward -300\n iif pod20 => timeout\n";
     let found = replies(&(nat.to_owned() + timeout + &policies(of_each)));
-    assert_eq!(word(&found.idle.own_timeout.certainty), "yes");
+    assert_eq!(word(&found.idle.own_timeout.happens), "yes");
 }

@@ -5,7 +5,7 @@ use crate::facts::Address;
 use crate::facts::netfilter::{Chosen, Set, Step, address_key};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::network::host::{Device, HostFacts, LOCAL, OwnAddresses};
-use crate::symbolic::{Certainty, Network, ReachedRules, reached};
+use crate::symbolic::{Happens, Network, ReachedRules, reached};
 
 /// `lo`, `lan0` (10.77.1.1, fd77:1::1), `wan0` (203.0.113.1, fd77:2::1), and `down0`.
 const DEVICES: [(u32, &str, bool); 4] = [(1, "lo", true), (2, "lan0", true), (3, "wan0", true), (4, "down0", false)];
@@ -41,7 +41,7 @@ fn found(text: &str, change: impl FnOnce(&mut Network<'_>)) -> ReachedRules {
 
 /// `yes`: some rule certainly; `maybe`: some rule possibly; `one to one`: only such rules are reached; `no`: none.
 fn word(found: &ReachedRules) -> &'static str {
-    let is = |certain: bool| found.rules.iter().any(|rule| (rule.certainty == Certainty::Happens) == certain);
+    let is = |certain: bool| found.rules.iter().any(|rule| (rule.happens == Happens::Must) == certain);
     match (is(true), is(false), &found.one_to_one) {
         (true, ..) => "yes",
         (_, true, _) => "maybe",
@@ -226,7 +226,7 @@ fn a_port_that_is_kept_meets_one_that_is_drawn_by_chance_alone() {
         let mut places: Vec<u32> = found
             .rules
             .iter()
-            .filter(|rule| rule.certainty == Certainty::Happens)
+            .filter(|rule| rule.happens == Happens::Must)
             .map(|rule| rule.at.as_ref().map_or(0, |(_, at)| at.position))
             .collect();
         places.sort_unstable();

@@ -1,7 +1,7 @@
 //! Which source-NAT rules new connections reach.
 
 use super::language::{effort, rules};
-use crate::symbolic::{Certainty, reached};
+use crate::symbolic::{Happens, reached};
 
 /// Rules that are reached, as `CHAIN POSITION`, with `?` if only possibly.
 fn reach(text: &str) -> Vec<String> {
@@ -11,7 +11,7 @@ fn reach(text: &str) -> Vec<String> {
         .rules
         .iter()
         .map(|rule| {
-            let sure = if rule.certainty == Certainty::Happens { "" } else { "?" };
+            let sure = if rule.happens == Happens::Must { "" } else { "?" };
             match &rule.at {
                 Some((_, at)) => format!("{} {}{sure}", at.chain.chain, at.position),
                 None => format!("unread{sure}"),
@@ -135,8 +135,8 @@ fn after_giving_up_nothing_is_seen_to_happen() {
         let effort = effort();
         assert_eq!(effort.spend(steps), steps == 0);
         let found = reached(&network, &effort);
-        (found.rules.iter().map(|rule| rule.certainty.clone()).collect::<Vec<_>>(), found.gave_up.is_some())
+        (found.rules.iter().map(|rule| rule.happens.clone()).collect::<Vec<_>>(), found.gave_up.is_some())
     };
-    assert_eq!(walked(0), (vec![Certainty::Happens], false));
+    assert_eq!(walked(0), (vec![Happens::Must], false));
     assert_eq!(walked(usize::MAX), (vec![], true));
 }

@@ -7,7 +7,7 @@ use crate::symbolic::facts::{Arrival, Arrivals, OuterPath, TunnelFacts};
 use crate::symbolic::network::host::{HostFacts, OwnAddresses};
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::values::Numbers;
-use crate::symbolic::{Certainty, OuterPackets};
+use crate::symbolic::{Happens, OuterPackets};
 
 /// VXLAN on port 8472 over eth0 (192.0.2.10) to 192.0.2.20; 10.42.0.0/16 is routed into it.
 pub(super) fn facts() -> TunnelFacts {
@@ -72,9 +72,9 @@ pub(super) fn rewritten(text: &str) -> &'static str {
 
 pub(super) fn verdict(outer: &OuterPackets) -> &'static str {
     match outer.rewritten {
-        Certainty::Happens => "yes",
-        Certainty::DoesNot => "no",
-        Certainty::Unknown(_) => "maybe",
+        Happens::Must => "yes",
+        Happens::Never => "no",
+        Happens::May(_) => "maybe",
     }
 }
 
@@ -113,7 +113,7 @@ fn kube_proxy_before_and_after_its_cure() {
         outer.how,
         "an outer packet with mark 0x4000 gets a random source port from rule 1 of chain POSTROUTING (table ip nat); rule 1 of chain OUTPUT (table ip nat) sets it on packets of this host"
     );
-    assert_eq!(outer.tracked, Certainty::Happens);
+    assert_eq!(outer.tracked, Happens::Must);
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn not_tracking_protects_where_it_comes_before_connection_tracking() {
         assert_eq!(rewritten(&text), expected, "{hook}");
     }
     let text = format!("ip raw R: filter output -300\n dport 8472 => notrack\n{all}");
-    assert_eq!(walk_with(&text, &facts()).tracked, Certainty::DoesNot);
+    assert_eq!(walk_with(&text, &facts()).tracked, Happens::Never);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn nat_chains_run_together_whatever_their_priority() {
     let equal = format!("{}\nip d D: nat postrouting 100\n oif eth0 => masquerade", chain(100));
     assert_eq!(rewritten(&equal), "maybe");
     let outer = walk_with(&equal, &facts());
-    let Certainty::Unknown(why) = outer.rewritten else { panic!("{outer:?}") };
+    let Happens::May(why) = outer.rewritten else { panic!("{outer:?}") };
     assert!(
         why.text.contains("chain C (table ip c) and chain D (table ip d) have priority 100 in postrouting"),
         "{why}"

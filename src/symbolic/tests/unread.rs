@@ -1,4 +1,4 @@
-//! Unread rules may do anything: never a certainty in either direction.
+//! Unread rules may do anything: never sure in either direction.
 
 use super::bypass::devices;
 use super::language::{effort, host, rules};
@@ -6,13 +6,13 @@ use super::tunnel::{OLD, facts, rewritten, verdict, walk_on, walk_with};
 use crate::facts::netfilter::{Family, Hook};
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::network::host::HostFacts;
-use crate::symbolic::{Certainty, Network, dns_to_several, reached};
+use crate::symbolic::{Happens, Network, dns_to_several, reached};
 
-pub(crate) fn word(certainty: &Certainty) -> &'static str {
-    match certainty {
-        Certainty::Happens => "yes",
-        Certainty::DoesNot => "no",
-        Certainty::Unknown(_) => "maybe",
+pub(crate) fn word(happens: &Happens) -> &'static str {
+    match happens {
+        Happens::Must => "yes",
+        Happens::Never => "no",
+        Happens::May(_) => "maybe",
     }
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn word(certainty: &Certainty) -> &'static str {
 fn translated(text: &str) -> &'static str {
     let written = rules(text);
     let found = reached(&written.network(), &effort());
-    let sure = found.rules.iter().any(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
+    let sure = found.rules.iter().any(|rule| rule.happens == Happens::Must && rule.nat.is_some());
     match (sure, found.rules.is_empty() && found.gave_up.is_none()) {
         (true, _) => "yes",
         (false, true) => "no",
@@ -128,7 +128,7 @@ fn a_chain_that_was_not_read_may_do_anything() {
 
 #[test]
 fn destinations_may_be_translated_by_what_was_not_read() {
-    let several = |text: &str| word(&dns_to_several(&rules(text).network(), &effort()).certainty);
+    let several = |text: &str| word(&dns_to_several(&rules(text).network(), &effort()).happens);
     let dnat = "ip nat O: nat output -100\n dst 10.96.0.10 => dnat to 10.0.0.1\n";
     assert_eq!(several(dnat), "no");
     let rule = |rule: &str| format!("ip nat O: nat output -100\n dst 10.96.0.10 => {rule}\n");
@@ -151,7 +151,7 @@ fn destinations_may_be_translated_by_what_was_not_read() {
         let random = random.replace("dst 10.96.0.10", &format!("{device}, dst 10.96.0.10"));
         let written = rules(&format!("ip nat O: nat {hook} -100\n {random}"));
         let network = Network { devices: devices(&["lo", "eth0", "down0"]), ..written.network() };
-        word(&dns_to_several(&network, &effort()).certainty)
+        word(&dns_to_several(&network, &effort()).happens)
     };
     let found = ["iif eth0", "iif eth9", "iif down0", "iif lo"].map(|device| by("prerouting", device));
     assert_eq!(found, ["yes", "no", "no", "no"]);
@@ -212,7 +212,7 @@ fn a_device_whose_index_is_not_known_may_be_any() {
     let mut network = written.network();
     assert_eq!(reached(&network, &effort()).rules, [], "there is no such device");
     network.devices = None;
-    assert_eq!(word(&reached(&network, &effort()).rules[0].certainty), "maybe", "there may be");
+    assert_eq!(word(&reached(&network, &effort()).rules[0].happens), "maybe", "there may be");
 }
 
 #[test]
@@ -220,5 +220,5 @@ fn a_search_that_was_given_up_leaves_marks_possible() {
     let mut written = rules(OLD);
     written.nftables.mark_writers.given_up = 0x4000;
     let found = reached(&written.network(), &effort());
-    assert_eq!(word(&found.rules[0].certainty), "maybe");
+    assert_eq!(word(&found.rules[0].happens), "maybe");
 }

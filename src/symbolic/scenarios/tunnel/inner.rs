@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use super::TunnelWalk;
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::certainty::Certainty;
+use crate::symbolic::happens::Happens;
 use crate::symbolic::machine::Flow;
 use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
@@ -336,7 +336,7 @@ impl TunnelWalk<'_, '_> {
         let at = family.ip_index();
         let by_mark = !self.facts.fwmarks[at].is_empty();
         let translated = self.walk.network.translates_destinations(family, true);
-        if !by_mark && self.walk.network.host.ipvs_in_use == Ok(false) && translated == Certainty::DoesNot {
+        if !by_mark && self.walk.network.host.ipvs_in_use == Ok(false) && translated == Happens::Never {
             return packets;
         }
         let (_, destination) = self.walk.packets.ends();
@@ -354,9 +354,9 @@ impl TunnelWalk<'_, '_> {
         let family = self.walk.packets.family;
         let later = match self.walk.network.translates_destinations(family, hook == Hook::Output) {
             _ if flow != Flow::Later => None,
-            Certainty::DoesNot => None,
-            Certainty::Happens => Some(EVERYTHING),
-            Certainty::Unknown(why) => {
+            Happens::Never => None,
+            Happens::Must => Some(EVERYTHING),
+            Happens::May(why) => {
                 let why = || format!("whether destinations are translated is not known: {why}");
                 Some(self.walk.answer(format!("later {family} {hook}"), About::All, 2, 1, why))
             }
