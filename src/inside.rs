@@ -10,7 +10,7 @@ pub mod advisory {
 pub mod capture {
     pub use crate::capture::archive;
     pub use crate::capture::{
-        Answer, Ask, Capture, NetlinkFamily, NetlinkRequest, Replay, Request, RequestKind, Root, Take,
+        Ask, Capture, NetlinkFamily, NetlinkRequest, Replay, Request, RequestKind, Response, Root, Take,
     };
 }
 

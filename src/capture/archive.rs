@@ -14,7 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 
-use crate::capture::{Answer, BYTE_ORDER, Capture, FORMAT, Meta};
+use crate::capture::{BYTE_ORDER, Capture, FORMAT, Meta, Response};
 use crate::facts::{Failure, Reading, SourceState};
 
 const META: &str = "meta.json";
@@ -144,7 +144,7 @@ fn meta(path: &Path, bytes: &[u8]) -> Result<Meta, String> {
 struct Loading<'a> {
     at: &'a Path,
     total: usize,
-    answers: BTreeMap<String, Answer>,
+    answers: BTreeMap<String, Response>,
 }
 
 impl Loading<'_> {
@@ -190,7 +190,7 @@ fn state_suffix(name: &str) -> Option<(&str, SourceState)> {
     Some((name, SourceState::from_name(suffix)?))
 }
 
-fn parse_answer(name: String, bytes: Vec<u8>) -> (String, Answer) {
+fn parse_answer(name: String, bytes: Vec<u8>) -> (String, Response) {
     let Some((request, state)) = state_suffix(&name) else { return (name, Reading::Ok(bytes)) };
     let why = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
     let answer = match state {
@@ -203,7 +203,7 @@ fn parse_answer(name: String, bytes: Vec<u8>) -> (String, Answer) {
 }
 
 /// The reason file's contents: a text, or a failure as JSON.
-fn reason(answer: &Answer) -> Vec<u8> {
+fn reason(answer: &Response) -> Vec<u8> {
     match answer {
         // Strings and numbers always serialize.
         Reading::Failed(failure) => serde_json::to_vec(failure).unwrap_or_default(),
@@ -213,7 +213,8 @@ fn reason(answer: &Answer) -> Vec<u8> {
 
 /// Parses a failure written by [`reason`]; anything else is kept as text.
 fn failure(bytes: Vec<u8>) -> Failure {
-    serde_json::from_slice(&bytes).unwrap_or_else(|_| Failure::Told(String::from_utf8_lossy(&bytes).trim().to_owned()))
+    serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| Failure::Recorded(String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
 
 /// Reads a regular file, never a symlink: captures come from untrusted sources.

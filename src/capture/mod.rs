@@ -25,7 +25,7 @@ pub(crate) use request::{Keep, ProgramsRequest, XtablesRequest, path_part};
 pub use request::{NetlinkFamily, NetlinkRequest, Request, RequestKind, Root};
 
 /// The undecoded response to one request.
-pub type Answer = Reading<Vec<u8>>;
+pub type Response = Reading<Vec<u8>>;
 
 /// Everything about a reading that is not a response of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ pub struct Capture {
     /// The environment it was recorded in.
     pub meta: Meta,
     /// Responses by request name, and an earlier probe's result as `probe/result.json` (`probe::saved`).
-    pub answers: BTreeMap<String, Answer>,
+    pub answers: BTreeMap<String, Response>,
 }
 
 impl From<netfilter::Error> for Failure {

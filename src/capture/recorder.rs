@@ -1,6 +1,6 @@
 //! Records requests and responses.
 
-use super::{Answer, Ask, Request, RequestKind, Take};
+use super::{Ask, Request, RequestKind, Response, Take};
 use crate::facts::Reading;
 use crate::netfilter::netlink::{self, NLMSG_DONE, NLMSG_ERROR};
 
@@ -11,14 +11,14 @@ pub(crate) struct Recorder<A, K> {
     keep: K,
 }
 
-impl<A: Ask, K: FnMut(String, Answer)> Recorder<A, K> {
+impl<A: Ask, K: FnMut(String, Response)> Recorder<A, K> {
     /// `keep` is called after each response, so that an interrupted capture has those received before.
     pub(crate) fn new(inner: A, keep: K) -> Self {
         Self { inner, keep }
     }
 }
 
-impl<A: Ask, K: FnMut(String, Answer)> Ask for Recorder<A, K> {
+impl<A: Ask, K: FnMut(String, Response)> Ask for Recorder<A, K> {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         let mut bytes = Vec::new();
         let mut ended = false;

@@ -1,6 +1,6 @@
 //! Answers requests from a saved capture.
 
-use super::{Answer, Ask, Capture, Framing, Request, RequestKind, Take};
+use super::{Ask, Capture, Framing, Request, RequestKind, Response, Take};
 use crate::facts::{Failure, Reading, Unanswered};
 
 /// A capture as a node. Requests without a response are `Failed(NotAnswered(NotCaptured))`.
@@ -26,7 +26,7 @@ impl Ask for Replay<'_> {
 }
 
 /// Passes on a response as the kernel would, netlink message by message.
-pub(crate) fn hand_out(answer: &Answer, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+pub(crate) fn hand_out(answer: &Response, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
     match (answer, &request.kind) {
         (Reading::Ok(bytes), RequestKind::Netlink(asked)) => {
             Framing::new(asked).whole(bytes, take).within(&request.name)

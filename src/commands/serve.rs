@@ -24,7 +24,7 @@ const PROBE_RESULT_EVERY: Duration = Duration::from_secs(10);
 
 /// Passes the result of a started probe, or a saved one, to the refresher, now and whenever it changes. Failures do not
 /// stop it.
-fn tell_probe(flags: &cli::ServeFlags, started: Option<probe::Probe>, refresher: &Arc<Refresher>) {
+fn report_probe(flags: &cli::ServeFlags, started: Option<probe::Probe>, refresher: &Arc<Refresher>) {
     let (soon, refresher) = (Instant::now() + PROBE_PATIENCE, Arc::clone(refresher));
     let (choice, paths) = (flags.common.probe_choice(), flags.common.trees.paths());
     let work: Box<dyn FnOnce() + Send> = match started {
@@ -101,7 +101,7 @@ pub(super) fn run(flags: &cli::ServeFlags) -> Result<(), String> {
         let flows_hold = Duration::from_secs(flags.common.flows.interval.into());
         Arc::new(Refresher::new(LiveNode(flags.common.trees.paths()), collectors.clone(), options, flows_hold))
     };
-    tell_probe(flags, started, &refresher);
+    report_probe(flags, started, &refresher);
     let settings = http::HttpSettings {
         telemetry_path: flags.telemetry_path.clone(),
         max_requests: flags.max_requests,

@@ -81,7 +81,7 @@ pub enum Failure {
         collector: String,
     },
     /// The reason recorded in an edited or redacted capture.
-    Told(String),
+    Recorded(String),
     /// A failure with its object.
     Within {
         /// The object that it concerns.
@@ -205,7 +205,7 @@ impl Failure {
             Self::Unexpected(text) => Self::Unexpected(reword(text)),
             Self::Unsupported(text) => Self::Unsupported(reword(text)),
             Self::NotNeeded(text) => Self::NotNeeded(reword(text)),
-            Self::Told(text) => Self::Told(reword(text)),
+            Self::Recorded(text) => Self::Recorded(reword(text)),
             Self::Hidden { witness } => Self::Hidden { witness: witness.map(reword) },
             Self::Malformed { what, at, need, have } => Self::Malformed { what: reword(what), at, need, have },
             Self::Within { object, failure } => {
@@ -233,7 +233,7 @@ impl fmt::Display for Failure {
             Self::Malformed { what, at, need, have } => {
                 write!(f, "{what}: need {need} bytes at offset {at}, have {have}")
             }
-            Self::Unexpected(text) | Self::Unsupported(text) | Self::NotNeeded(text) | Self::Told(text) => {
+            Self::Unexpected(text) | Self::Unsupported(text) | Self::NotNeeded(text) | Self::Recorded(text) => {
                 f.write_str(text)
             }
             Self::Hidden { witness: None } => f.write_str("every kernel has it: is it mounted and not masked?"),

@@ -12,11 +12,11 @@ const SERVICES: &[Owner] =
 const OTHERS: &[Owner] = &[Owner::Calico, Owner::Docker];
 
 /// A NAT rule: family of its packets, backend, owner, name of its chain.
-type Half = (Family, Backend, Owner, String);
+type BackendHalf = (Family, Backend, Owner, String);
 
 /// Whether rules for Services or pods are in two backends, and which.
-pub(super) fn split(network: &Network<'_>) -> Occurrence {
-    let mut halves: BTreeMap<(Family, Backend, Owner), Half> = BTreeMap::new();
+pub(super) fn rules_in_two_backends(network: &Network<'_>) -> Occurrence {
+    let mut halves: BTreeMap<(Family, Backend, Owner), BackendHalf> = BTreeMap::new();
     let (mut searched, mut unread) = (Vec::new(), None);
     for (at, rules) in network.rules.iter().enumerate() {
         let hooks = [Hook::Prerouting, Hook::Output, Hook::Input, Hook::Postrouting];
@@ -41,10 +41,10 @@ pub(super) fn split(network: &Network<'_>) -> Occurrence {
             }
         }
     }
-    let all: Vec<&Half> = halves.values().collect();
+    let all: Vec<&BackendHalf> = halves.values().collect();
     let pairs = all.iter().enumerate().flat_map(|(at, one)| all[at + 1..].iter().map(move |other| (*one, *other)));
     if let Some((one, other)) = pairs.into_iter().find(|(one, other)| are_split(one, other)) {
-        let half = |(_, backend, owner, chain): &Half| {
+        let half = |(_, backend, owner, chain): &BackendHalf| {
             format!("{owner}'s rules stand in {} (chain {chain})", tables(*backend))
         };
         let place = format!("{}, and {} as well", half(one), half(other));
@@ -66,7 +66,10 @@ fn is_known(owner: Owner) -> bool {
 
 /// Whether two such rules are halves unaware of each other: of one program, or of two that share their rules through
 /// iptables. Native nf_tables rules next to another program's are not, since each program chooses its own interface.
-fn are_split((family, backend, owner, _): &Half, (other_family, other_backend, other_owner, _): &Half) -> bool {
+fn are_split(
+    (family, backend, owner, _): &BackendHalf,
+    (other_family, other_backend, other_owner, _): &BackendHalf,
+) -> bool {
     let shared = [backend, other_backend].iter().all(|backend| **backend != Backend::Nftables);
     let same = shared && [owner, other_owner].iter().all(|owner| SERVICES.contains(owner));
     family == other_family && backend != other_backend && (owner == other_owner || same)
@@ -145,7 +148,7 @@ mod tests {
     }
 
     fn happens(node: &Facts) -> Happens {
-        split(&Network::new(node).unwrap()).happens
+        rules_in_two_backends(&Network::new(node).unwrap()).happens
     }
 
     #[test]

@@ -13,25 +13,25 @@ use std::sync::Arc;
 use super::backends;
 use crate::facts::UdpTranslations;
 use crate::symbolic::{
-    self, Bypass, Effort, Kept, Network, Occurrence, OuterPackets, ReachedRules, SourceNatReplies, TunnelFacts,
-    UdpTargets,
+    self, Bypass, Effort, Network, NetworkSnapshot, Occurrence, OuterPackets, ReachedSourceNats, SourceNatReplies,
+    TunnelFacts, UdpTargets,
 };
 
 /// Results of walks on one set of facts.
 #[derive(Debug, Default)]
 pub struct Derived {
     /// Inputs of the results; `None`: no results.
-    network: RefCell<Option<Kept>>,
-    reached: Once<ReachedRules>,
-    answers: Once<SourceNatReplies>,
-    bypass: Once<Bypass>,
-    translates: Once<Occurrence>,
-    split: Once<Occurrence>,
-    dns_to_several: Once<Occurrence>,
+    network: RefCell<Option<NetworkSnapshot>>,
+    reached: CachedWalk<ReachedSourceNats>,
+    replies: CachedWalk<SourceNatReplies>,
+    bypass: CachedWalk<Bypass>,
+    translates: CachedWalk<Occurrence>,
+    two_backends: CachedWalk<Occurrence>,
+    dns_to_several: CachedWalk<Occurrence>,
     /// For these entries.
-    udp_targets: RefCell<Option<(Arc<UdpTranslations>, Once<UdpTargets>)>>,
+    udp_targets: RefCell<Option<(Arc<UdpTranslations>, CachedWalk<UdpTargets>)>>,
     /// By tunnel.
-    outer: RefCell<Vec<(TunnelFacts, Once<OuterPackets>)>>,
+    outer: RefCell<Vec<(TunnelFacts, CachedWalk<OuterPackets>)>>,
 }
 
 impl Derived {
@@ -41,11 +41,11 @@ impl Derived {
         if known.as_mut().is_some_and(|known| known.is_like(network)) {
             return;
         }
-        *known = Some(Kept::of(network));
+        *known = Some(NetworkSnapshot::of(network));
         self.reached.forget();
-        self.answers.forget();
+        self.replies.forget();
         self.bypass.forget();
-        self.of_services().into_iter().for_each(Once::forget);
+        self.of_services().into_iter().for_each(CachedWalk::forget);
         self.udp_targets.take();
         self.outer.borrow_mut().clear();
     }
@@ -54,7 +54,7 @@ impl Derived {
     /// did not use.
     pub fn end(&mut self, cut: bool) {
         self.reached.end(cut);
-        self.answers.end(cut);
+        self.replies.end(cut);
         self.bypass.end(cut);
         for found in self.of_services() {
             found.end(cut);
@@ -66,18 +66,18 @@ impl Derived {
         self.outer.get_mut().retain(|(_, outer)| outer.end(cut));
     }
 
-    fn of_services(&self) -> [&Once<Occurrence>; 3] {
-        [&self.translates, &self.split, &self.dns_to_several]
+    fn of_services(&self) -> [&CachedWalk<Occurrence>; 3] {
+        [&self.translates, &self.two_backends, &self.dns_to_several]
     }
 
     /// Source-NAT rules that new connections reach.
-    pub fn reached(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<ReachedRules> {
+    pub fn reached(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<ReachedSourceNats> {
         self.reached.get(effort, || symbolic::reached(network, effort))
     }
 
     /// Connections with a translated source, and invalid segments in reply to them.
-    pub fn answers(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<SourceNatReplies> {
-        self.answers.get(effort, || symbolic::answers(network, effort))
+    pub fn replies(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<SourceNatReplies> {
+        self.replies.get(effort, || symbolic::source_nat_replies(network, effort))
     }
 
     /// Whether any rule translates addresses.
@@ -86,8 +86,8 @@ impl Derived {
     }
 
     /// Whether rules for Services or pods are in two backends, and which.
-    pub fn split(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Occurrence> {
-        self.split.get(effort, || backends::split(network))
+    pub fn two_backends(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Occurrence> {
+        self.two_backends.get(effort, || backends::rules_in_two_backends(network))
     }
 
     /// Whether DNS queries to one address may reach several name servers.
@@ -110,7 +110,7 @@ impl Derived {
         let mut known = self.udp_targets.borrow_mut();
         let known = match &mut *known {
             Some((same, targets)) if Arc::ptr_eq(same, translations) => targets,
-            other => &mut other.insert((Arc::clone(translations), Once::default())).1,
+            other => &mut other.insert((Arc::clone(translations), CachedWalk::default())).1,
         };
         known.get(effort, || symbolic::udp_targets(network, &translations.each, effort))
     }
@@ -119,7 +119,7 @@ impl Derived {
     pub fn outer(&self, network: &Network<'_>, facts: TunnelFacts, effort: &Effort<'_>) -> Arc<OuterPackets> {
         let mut outer = self.outer.borrow_mut();
         let at = outer.iter().position(|(known, _)| *known == facts).unwrap_or_else(|| {
-            outer.push((facts, Once::default()));
+            outer.push((facts, CachedWalk::default()));
             outer.len() - 1
         });
         let (facts, known) = &outer[at];
@@ -129,7 +129,7 @@ impl Derived {
 
 /// The result of one walk.
 #[derive(Debug)]
-struct Once<T> {
+struct CachedWalk<T> {
     found: RefCell<Option<Arc<T>>>,
     /// Work units that it took.
     units: Cell<u64>,
@@ -139,13 +139,13 @@ struct Once<T> {
     new: Cell<bool>,
 }
 
-impl<T> Default for Once<T> {
+impl<T> Default for CachedWalk<T> {
     fn default() -> Self {
         Self { found: RefCell::default(), units: Cell::default(), asked: Cell::default(), new: Cell::default() }
     }
 }
 
-impl<T> Once<T> {
+impl<T> CachedWalk<T> {
     fn get(&self, effort: &Effort<'_>, walk: impl FnOnce() -> T) -> Arc<T> {
         let mut found = self.found.borrow_mut();
         if let Some(known) = found.as_ref()

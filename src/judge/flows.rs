@@ -6,12 +6,12 @@ use std::sync::{Arc, LazyLock};
 
 use super::context::{Context, Evaluation};
 use super::{StaleTranslation, source_nat};
-use crate::facts::netfilter::{Chosen, NatAction, all_source_translations, with_each};
+use crate::facts::netfilter::{Chosen, NatAction, all_source_translations, resolve_map};
 use crate::facts::{
     DEFAULT_PORTS, Facts, Failure, Kernel, KernelVersion, LOW_PORTS, PortsUsed, Question, Reading, RewrittenFlows,
     SnatPorts, UdpClient, UdpTranslations, ports_between,
 };
-use crate::symbolic::{Given, Happens, ReachedRules, UdpTargets};
+use crate::symbolic::{Happens, ReachedSourceNats, TranslationStatus, UdpTargets};
 
 /// Before this version the search for a free port tries the whole range (`nf_nat_l4proto_unique_tuple`).
 const LIMITED_SEARCH: KernelVersion = KernelVersion::new(5, 0, 0);
@@ -68,7 +68,7 @@ fn effective(used: &PortsUsed, kernel: &Reading<Kernel>) -> u64 {
 }
 
 /// Port ranges of reached rules, direct or by map, smallest first.
-fn ranges(facts: &Facts, reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Question> {
+fn ranges(facts: &Facts, reached: &ReachedSourceNats) -> Result<Vec<(u16, u16)>, Question> {
     let none = BTreeMap::new();
     let sets = facts.nftables.ok().map_or(&none, |ruleset| &*ruleset.sets);
     let mut ranges = Vec::new();
@@ -76,7 +76,7 @@ fn ranges(facts: &Facts, reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Ques
         let Some(nat) = &rule.nat else { return Err(format!("{} is not understood", rule.place).into()) };
         let by_map =
             || format!("a map tells which ports {} may choose from, and what it holds is not known", rule.place);
-        for nat in with_each(nat, sets).ok_or_else(by_map)? {
+        for nat in resolve_map(nat, sets).ok_or_else(by_map)? {
             match nat.ports {
                 _ if nat.action == NatAction::Netmap => {}
                 Chosen::Range(first, last) => ranges.push((first, last)),
@@ -155,7 +155,7 @@ fn is_of_one_of(used: &PortsUsed, ranges: &[(u16, u16)]) -> bool {
 /// The range with the fewest ports that a reached rule chooses from. Where a walk gave up, of all rules that translate sources.
 fn smallest_range(
     facts: &Facts,
-    reached: &ReachedRules,
+    reached: &ReachedSourceNats,
     ranges: &[(u16, u16)],
 ) -> Result<Option<(u16, u16)>, Question> {
     let Some(why) = &reached.gave_up else { return Ok(ranges.first().copied()) };
@@ -284,9 +284,9 @@ fn stale_of(translations: &UdpTranslations, targets: &UdpTargets) -> Vec<StaleTr
     let mut stale = Vec::new();
     for (translation, given) in translations.each.iter().zip(&targets.each) {
         let clients: &[UdpClient] = match given {
-            Given::ToNobody => &translation.clients,
-            Given::NotTo(clients) => clients,
-            Given::Possible | Given::Unclear(_) => continue,
+            TranslationStatus::NoClient => &translation.clients,
+            TranslationStatus::NotFor(clients) => clients,
+            TranslationStatus::AllClients | TranslationStatus::Unknown(_) => continue,
         };
         stale.extend(clients.iter().map(|client| StaleTranslation {
             client: client.source,
@@ -330,7 +330,7 @@ pub(super) fn stale_flows(context: &Context<'_>) -> Evaluation {
         );
     }
     if let Some(why) = targets.each.iter().find_map(|given| match given {
-        Given::Unclear(why) => Some(why.clone()),
+        TranslationStatus::Unknown(why) => Some(why.clone()),
         _ => None,
     }) {
         return unknown(why);

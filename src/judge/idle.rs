@@ -10,13 +10,13 @@ use crate::symbolic::{Happens, SourceNatReplies};
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
 
 /// Results for connections with a translated source.
-pub(super) fn answers(context: &Context<'_>) -> Result<Arc<SourceNatReplies>, Question> {
-    context.network().map(|network| context.derived.answers(network, &context.effort))
+pub(super) fn replies(context: &Context<'_>) -> Result<Arc<SourceNatReplies>, Question> {
+    context.network().map(|network| context.derived.replies(network, &context.effort))
 }
 
 /// `source_nat_reached`: TCP connections leave with a translated source.
 pub(super) fn source_nat_reached(context: &Context<'_>) -> Evaluation {
-    let found = match answers(context) {
+    let found = match replies(context) {
         Ok(found) => found,
         Err(why) => return Evaluation::unknown(why),
     };
@@ -31,7 +31,7 @@ pub(super) fn source_nat_reached(context: &Context<'_>) -> Evaluation {
 
 /// `random_ports`: some of them get a new random port with each entry.
 pub(super) fn random_ports(context: &Context<'_>) -> Evaluation {
-    let found = match answers(context) {
+    let found = match replies(context) {
         Ok(found) => found,
         Err(why) => return Evaluation::unknown(why),
     };
@@ -47,7 +47,7 @@ pub(super) fn random_ports(context: &Context<'_>) -> Evaluation {
 
 /// `tcp_timeout_short`: entries of established connections expire after less than `seconds` of silence.
 pub(super) fn tcp_timeout_short(context: &Context<'_>, seconds: u64) -> Evaluation {
-    let found = match answers(context) {
+    let found = match replies(context) {
         Ok(found) => found,
         Err(why) => return Evaluation::unknown(why),
     };

@@ -132,7 +132,7 @@ pub(super) fn bypass_arrives(context: &Context<'_>) -> Evaluation {
 
 /// `source_nat_answered_here`: TCP connections leave with a source translated to an address of this host.
 pub(super) fn source_nat_answered_here(context: &Context<'_>) -> Evaluation {
-    match idle::answers(context) {
+    match idle::replies(context) {
         Err(why) => Evaluation::unknown(why),
         Ok(found) => match &found.translated.happens {
             Happens::Must => {
@@ -150,7 +150,7 @@ pub(super) fn source_nat_answered_here(context: &Context<'_>) -> Evaluation {
 
 /// `invalid_arrives`: invalid segments in reply to them reach this host's TCP.
 pub(super) fn invalid_arrives(context: &Context<'_>) -> Evaluation {
-    match idle::answers(context) {
+    match idle::replies(context) {
         Err(why) => Evaluation::unknown(why),
         Ok(found) => undropped(
             &found.arrive,
@@ -190,7 +190,7 @@ fn undropped(found: &Occurrence, all: &str, some: &str, none: &str) -> Evaluatio
 
 /// `service_nat_in_both`: rules for Services or pods are in two backends.
 pub(super) fn service_nat_in_both(context: &Context<'_>) -> Evaluation {
-    match context.network().map(|network| context.derived.split(network, &context.effort)) {
+    match context.network().map(|network| context.derived.two_backends(network, &context.effort)) {
         Err(why) => Evaluation::unknown(why),
         Ok(found) => match &found.happens {
             Happens::Must => Evaluation::holds(&found.place),

@@ -7,10 +7,10 @@ use super::context::{Context, Evaluation};
 use crate::advisory::defects::DefectState;
 use crate::facts::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
 use crate::facts::{Question, Reading};
-use crate::symbolic::{Happens, Reached, ReachedRules, RuleAt};
+use crate::symbolic::{Happens, ReachedSourceNat, ReachedSourceNats, RuleAt};
 
 /// Rules that let new connections compete for ports, and why there may be more; or why that is not known.
-pub(super) fn reached(context: &Context<'_>) -> Result<Arc<ReachedRules>, Question> {
+pub(super) fn reached(context: &Context<'_>) -> Result<Arc<ReachedSourceNats>, Question> {
     context.network().map(|network| context.derived.reached(network, &context.effort))
 }
 
@@ -57,7 +57,7 @@ const ROVER: &str = "nat-port-rover";
 
 /// A rule that gives each source an address of its own, and ports one after the other where the kernel does so: two connections of one
 /// source that begin at once get the same one (`nf_nat_l4proto_unique_tuple` with its `rover`). Else the first port is drawn.
-fn by_rover<'f>(context: &Context<'_>, found: &'f ReachedRules) -> Option<(&'f Reached, DefectState)> {
+fn by_rover<'f>(context: &Context<'_>, found: &'f ReachedSourceNats) -> Option<(&'f ReachedSourceNat, DefectState)> {
     let rover = context.defect(ROVER).map_or(DefectState::Unknown, |defect| defect.state);
     let rules = || found.few_ports.iter();
     let rule = rules().find(|rule| rule.happens == Happens::Must).or_else(|| rules().next())?;
@@ -103,7 +103,8 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
     let states: Vec<DefectState> = states.collect();
     let worst = [DefectState::Present, DefectState::Unknown].into_iter().find(|state| states.contains(state));
     let predictable = worst.unwrap_or(DefectState::Absent);
-    let keeps: Vec<(&Reached, Choice)> = reached.iter().map(|rule| (rule, choice(rule, predictable))).collect();
+    let keeps: Vec<(&ReachedSourceNat, Choice)> =
+        reached.iter().map(|rule| (rule, choice(rule, predictable))).collect();
     let racing = keeps.iter().find(|(rule, choice)| *choice == Choice::Predictable && rule.happens == Happens::Must);
     if let Some((rule, _)) = racing {
         let count = keeps.iter().filter(|(_, choice)| *choice == Choice::Predictable).count();
@@ -155,7 +156,7 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
 }
 
 /// Ports of a range that a rule gives to connections of one source.
-fn one_after_the_other(context: &Context<'_>, rule: &Reached, rover: DefectState) -> Evaluation {
+fn one_after_the_other(context: &Context<'_>, rule: &ReachedSourceNat, rover: DefectState) -> Evaluation {
     let place = describe(context, rule);
     match (&rule.happens, rover) {
         (Happens::May(why), _) => Evaluation::unknown(why),
@@ -170,7 +171,7 @@ fn one_after_the_other(context: &Context<'_>, rule: &Reached, rover: DefectState
 }
 
 /// `kube-proxy's rule 3 of chain KUBE-POSTROUTING (table ip nat)`
-fn describe(context: &Context<'_>, rule: &Reached) -> String {
+fn describe(context: &Context<'_>, rule: &ReachedSourceNat) -> String {
     let Some((backend, RuleAt { chain, position, .. })) = &rule.at else { return rule.place.clone() };
     let mine = |known: &&SourceNatRule| {
         let same_chain = known.family == chain.family && known.table == chain.table && known.chain == chain.chain;
@@ -198,7 +199,7 @@ enum Choice {
 }
 
 /// `predictable`: whether the kernel makes `random` predictable.
-fn choice(rule: &Reached, predictable: DefectState) -> Choice {
+fn choice(rule: &ReachedSourceNat, predictable: DefectState) -> Choice {
     let Some(nat) = &rule.nat else { return Choice::NotUnderstood };
     match (nat.randomization, predictable) {
         (PortRandomization::RandomFully, _) | (PortRandomization::Random, DefectState::Absent) => Choice::Random,
@@ -208,7 +209,7 @@ fn choice(rule: &Reached, predictable: DefectState) -> Choice {
 }
 
 /// Number of ports of a rule's range.
-fn ports(rule: &Reached) -> u32 {
+fn ports(rule: &ReachedSourceNat) -> u32 {
     match rule.nat.as_ref().map(|nat| nat.ports) {
         Some(Chosen::Range(first, last)) => u32::from(last.saturating_sub(first)) + 1,
         _ => u16::MAX.into(),
@@ -216,7 +217,7 @@ fn ports(rule: &Reached) -> u32 {
 }
 
 /// Warning if a rule has few ports, which randomization does not help against.
-fn few_ports(rule: &Reached) -> String {
+fn few_ports(rule: &ReachedSourceNat) -> String {
     /// Ports towards one destination that a busy client may use up.
     const FEW: u32 = 8192;
     match ports(rule) {

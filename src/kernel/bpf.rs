@@ -7,7 +7,7 @@
 use std::ffi::{c_int, c_long};
 use std::io;
 
-use crate::capture::{Answer, ProgramsRequest};
+use crate::capture::{ProgramsRequest, Response};
 use crate::facts::{Reading, SystemCall};
 
 /// `BPF_PROG_QUERY`
@@ -31,7 +31,7 @@ struct Query {
 }
 
 /// A line per device with this hook: index and number of programs. Absent: the kernel has no such hook.
-pub(crate) fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+pub(crate) fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>) -> Response {
     let mut lines = String::new();
     for device in &request.devices {
         let mut query = Query { target_ifindex: *device, attach_type: request.hook, ..Query::default() };

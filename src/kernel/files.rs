@@ -10,7 +10,7 @@ use rustix::io::{Errno, pread};
 use rustix::process::{Resource, getrlimit};
 
 use super::Paths;
-use crate::capture::{Answer, Root};
+use crate::capture::{Response, Root};
 use crate::facts::{Failure, Reading, SystemCall};
 
 /// Size limit, bytes, of a file that is read whole; `/proc/thread-self/net/stat/nf_conntrack` of 4096 CPUs has 640 KiB.
@@ -47,7 +47,7 @@ impl Files {
     }
 
     /// Contents of a regular file.
-    pub(crate) fn content(&mut self, root: Root, path: &str) -> Answer {
+    pub(crate) fn content(&mut self, root: Root, path: &str) -> Response {
         self.read(root, path, &mut |file| {
             let mut bytes = Vec::with_capacity(8 << 10); // enough for most, so that the second read is at the end
             file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
@@ -65,12 +65,12 @@ impl Files {
         path: &str,
         words: &[String],
         in_time: &dyn Fn() -> io::Result<()>,
-    ) -> Answer {
+    ) -> Response {
         self.read(root, path, &mut |file| lines(file, path, words, in_time))
     }
 
     /// Names in a directory, sorted, one per line.
-    pub(crate) fn directory(&self, root: Root, path: &str) -> Answer {
+    pub(crate) fn directory(&self, root: Root, path: &str) -> Response {
         let full = self.paths.root(root).join(path);
         let names = std::fs::read_dir(&full).and_then(|entries| {
             let names = entries.take(MAX_NAMES as usize + 1).map(|entry| entry.map(|entry| entry.file_name()));
@@ -85,7 +85,7 @@ impl Files {
     }
 
     /// Target of a symlink, with a line feed.
-    pub(crate) fn link(&self, root: Root, path: &str) -> Answer {
+    pub(crate) fn link(&self, root: Root, path: &str) -> Response {
         let full = self.paths.root(root).join(path);
         let target = std::fs::read_link(&full).map(|target| {
             let mut target = target.into_os_string().into_encoded_bytes();
@@ -100,7 +100,7 @@ impl Files {
         root: Root,
         path: &str,
         read: &mut dyn FnMut(&mut FromStart<'_>) -> io::Result<Vec<u8>>,
-    ) -> Answer {
+    ) -> Response {
         let kept = self.kept.entry(root).or_default();
         if let Some(descriptor) = kept.get(path) {
             let mut file = FromStart { whole: whole_length(root, path), ..FromStart::of(descriptor) };
@@ -261,7 +261,7 @@ fn is_our_own(root: &Path) -> bool {
     ["/proc", "/sys", "/"].map(Path::new).contains(&root)
 }
 
-fn classify(path: &Path, result: io::Result<Vec<u8>>) -> Answer {
+fn classify(path: &Path, result: io::Result<Vec<u8>>) -> Response {
     let path = path.display();
     match result {
         Ok(bytes) => Reading::Ok(bytes),
@@ -289,19 +289,19 @@ mod tests {
         Files::new(Paths { procfs: root.into(), sysfs: root.into(), rootfs: root.into() })
     }
 
-    fn content(root: &Path, path: &str) -> Answer {
+    fn content(root: &Path, path: &str) -> Response {
         files(root).content(Root::Rootfs, path)
     }
 
-    fn lines(root: &Path, path: &str, words: &[String], in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+    fn lines(root: &Path, path: &str, words: &[String], in_time: &dyn Fn() -> io::Result<()>) -> Response {
         files(root).lines(Root::Rootfs, path, words, in_time)
     }
 
-    fn directory(root: &Path, path: &str) -> Answer {
+    fn directory(root: &Path, path: &str) -> Response {
         files(root).directory(Root::Rootfs, path)
     }
 
-    fn link(root: &Path, path: &str) -> Answer {
+    fn link(root: &Path, path: &str) -> Response {
         files(root).link(Root::Rootfs, path)
     }
 
@@ -338,7 +338,7 @@ mod tests {
         let mut files = files(Path::new("/proc"));
         let words = ["Vm".to_owned(), "Threads".to_owned()];
         let search = |files: &mut Files| files.lines(Root::Procfs, "self/status", &words, &in_time);
-        let names = |answer: &Answer| {
+        let names = |answer: &Response| {
             let text = String::from_utf8(answer.ok().unwrap().clone()).unwrap();
             text.lines().map(|line| line.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
         };

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::capture::{Answer, Ask, Meta, Request, RequestKind, Root, Take};
+use crate::capture::{Ask, Meta, Request, RequestKind, Response, Root, Take};
 use crate::facts::{Failure, NetworkNamespace, Reading, SystemCall};
 pub use environment::without_files as meta;
 use files::Files;
@@ -93,7 +93,7 @@ impl Live {
             true => Err(io::Error::other(progress.not_answered())),
             false => Ok(()),
         };
-        let answer: Answer = match &request.kind {
+        let answer: Response = match &request.kind {
             RequestKind::File(root, path) => self.files.content(*root, path),
             RequestKind::Lines(root, path, words) => self.files.lines(*root, path, words, &in_time),
             RequestKind::Directory(root, path) => self.files.directory(*root, path),

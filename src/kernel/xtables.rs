@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::capture::{Answer, NET_ADMIN_MISSING, XtablesRequest};
+use crate::capture::{NET_ADMIN_MISSING, Response, XtablesRequest};
 use crate::facts::{Failure, Reading, SystemCall};
 use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, IptReplace, Structure, XtFamily};
 
@@ -31,7 +31,7 @@ const MAX_TRIES: usize = 64;
 ///
 /// Replacing the table by one of equal size in between causes no error, but moves its chains. So the description is
 /// read again afterwards and must be unchanged.
-pub(crate) fn table(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+pub(crate) fn table(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> Response {
     match read(request, in_time) {
         Ok(Some(bytes)) => Reading::Ok(bytes),
         Ok(None) => Reading::Failed(Failure::Changed { readings: MAX_TRIES as u32 }),
@@ -138,7 +138,7 @@ fn get(socket: &OwnedFd, level: c_int, option: c_int, buffer: &mut [u8]) -> io::
 }
 
 /// The errno may be a sandbox's; only the kernel's list shows whether a table exists.
-fn failure(error: &io::Error) -> Answer {
+fn failure(error: &io::Error) -> Response {
     match Errno::from_io_error(error) {
         Some(Errno::PERM | Errno::ACCESS) => Reading::Denied(NET_ADMIN_MISSING.into()),
         _ => Reading::Failed(super::failure(SystemCall::GetSocketOption, error)),

@@ -146,7 +146,7 @@ pub(crate) fn keep(saved: Option<Saved>, capture: &mut Capture) {
     let Some(saved) = saved else { return };
     let answer = match saved.outcome {
         Ok(outcome) => Reading::Ok(outcome.json().into_bytes()),
-        Err(why) => Reading::Failed(Failure::Told(why)),
+        Err(why) => Reading::Failed(Failure::Recorded(why)),
     };
     capture.answers.insert(CAPTURED.into(), answer);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::facts::Name;
 use crate::facts::netfilter::{
-    Chosen, End, Family, Field, Match, Nat, NatAction, Ruleset, SetId, Step, Verdict, address_key, with_data,
+    Chosen, End, Family, Field, Match, Nat, NatAction, Ruleset, SetId, Step, Verdict, address_key, with_map_data,
 };
 
 /// Sets of one rule set that are read. With more the source is a failed one.
@@ -128,7 +128,7 @@ fn given<'a>(all: impl Iterator<Item = (&'a Vec<Nat>, &'a Ruleset)>, most: usize
     let mut known = Vec::new();
     for (nat, ruleset) in all.flat_map(|(nats, ruleset)| nats.iter().map(move |nat| (nat, ruleset))) {
         let mapped = nat.map.as_ref().and_then(|map| map.lookup.known_in(&ruleset.sets)).into_iter().flatten();
-        let mapped = mapped.filter_map(|(_, data)| with_data(nat, data)).map(|nat| nat.addresses);
+        let mapped = mapped.filter_map(|(_, data)| with_map_data(nat, data)).map(|nat| nat.addresses);
         for addresses in mapped.chain([nat.addresses]) {
             if known.len() >= most {
                 return known;

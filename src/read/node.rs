@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::absence::{self, Absence};
 use super::{Collectors, Known, Sources};
-use crate::capture::{Answer, Ask, NetlinkFamily, Request, RequestKind, Root, Take};
+use crate::capture::{Ask, NetlinkFamily, Request, RequestKind, Response, Root, Take};
 use crate::facts::{Failure, Reading, Source, SystemCall};
 use crate::netfilter::netlink::{self, Message};
 
@@ -26,7 +26,7 @@ pub(crate) struct Node<'a> {
     /// What this reading leaves, if it is not cut.
     pub left: Known,
     /// Files that several readers need, by request name.
-    shared: BTreeMap<String, Answer>,
+    shared: BTreeMap<String, Response>,
 }
 
 impl<'a> Node<'a> {
@@ -117,13 +117,13 @@ impl<'a> Node<'a> {
     }
 
     /// Reads a file, directory, symlink or legacy table; a failure is the source's.
-    pub(crate) fn bytes(&mut self, request: &Request) -> Answer {
+    pub(crate) fn bytes(&mut self, request: &Request) -> Response {
         let answer = self.try_bytes(request);
         self.note(request, answer)
     }
 
     /// Like [`Self::bytes`], without recording the source's state.
-    pub(crate) fn try_bytes(&mut self, request: &Request) -> Answer {
+    pub(crate) fn try_bytes(&mut self, request: &Request) -> Response {
         let mut bytes = Vec::new();
         let reading = self.try_ask(request, &mut |part| {
             bytes.extend_from_slice(part);
@@ -158,7 +158,7 @@ impl<'a> Node<'a> {
     }
 
     /// Like [`Node::try_bytes`], requested once per reading.
-    pub(crate) fn shared(&mut self, request: &Request) -> Answer {
+    pub(crate) fn shared(&mut self, request: &Request) -> Response {
         if let Some(answer) = self.shared.get(&request.name) {
             return answer.clone();
         }
@@ -325,7 +325,7 @@ fn is_change(failure: &Failure) -> bool {
 }
 
 /// Checks that a text ends with a line feed, or is empty.
-fn whole_lines(bytes: Vec<u8>) -> Answer {
+fn whole_lines(bytes: Vec<u8>) -> Response {
     match bytes.last() {
         None | Some(b'\n') => Reading::Ok(bytes),
         Some(_) => {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::identity::Identity;
-use super::iptables::Half;
+use super::iptables::LegacyFamily;
 use super::known::links::Standing;
 use super::links::LinkFacts;
 use super::nftables::RulesetInputs;
@@ -173,7 +173,7 @@ fn inputs(links: &LinkFacts, drops_clashes: bool) -> RulesetInputs {
 
 /// Legacy tables first: bits of the mark that their rules test may be set by rules of nf_tables.
 fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs, standing: &Standing) -> RulesPart {
-    let legacy = [Half::Ipv4, Half::Ipv6].map(|half| half.read(node));
+    let legacy = [LegacyFamily::Ipv4, LegacyFamily::Ipv6].map(|half| half.read(node));
     let known = legacy.iter().filter_map(Reading::ok);
     inputs.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.mark_writers.tested);
     let nftables = nftables::read(node, &inputs);

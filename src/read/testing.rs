@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{Collectors, Known, Node, Sources};
-use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Meta, Request, Take, hand_out};
+use crate::capture::{Ask, BYTE_ORDER, Capture, FORMAT, Meta, Request, Response, Take, hand_out};
 use crate::facts::{Collector, Failure, Reading, Unanswered};
 
 /// Responses by request name; others were not captured.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Answers(pub BTreeMap<String, Answer>);
+pub(crate) struct Answers(pub BTreeMap<String, Response>);
 
 impl<const N: usize> From<[(&Request, Reading<&[u8]>); N]> for Answers {
     /// These responses to these requests.
@@ -29,7 +29,7 @@ impl<const N: usize> From<[(&str, &str); N]> for Answers {
 /// A node played by a function, which is called with each request.
 pub(crate) struct Played<F>(pub F);
 
-impl<F: FnMut(&Request) -> Answer> Ask for Played<F> {
+impl<F: FnMut(&Request) -> Response> Ask for Played<F> {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         hand_out(&(self.0)(request), request, take)
     }
@@ -52,7 +52,10 @@ pub(crate) fn answering<T>(answer: &[u8], read: impl FnOnce(&mut Node<'_>) -> T)
 }
 
 /// Runs a reader on a node played by a function.
-pub(crate) fn played<T>(answer: impl FnMut(&Request) -> Answer, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
+pub(crate) fn played<T>(
+    answer: impl FnMut(&Request) -> Response,
+    read: impl FnOnce(&mut Node<'_>) -> T,
+) -> (T, Sources) {
     let (found, sources, _) = played_after(&Known::default(), answer, read);
     (found, sources)
 }
@@ -60,7 +63,7 @@ pub(crate) fn played<T>(answer: impl FnMut(&Request) -> Answer, read: impl FnOnc
 /// Like [`played`], after an earlier reading; also returns the memory for the next.
 pub(crate) fn played_after<T>(
     memory: &Known,
-    answer: impl FnMut(&Request) -> Answer,
+    answer: impl FnMut(&Request) -> Response,
     read: impl FnOnce(&mut Node<'_>) -> T,
 ) -> (T, Sources, Known) {
     let collectors: Collectors = Collector::ALL.iter().copied().collect();

@@ -57,7 +57,7 @@ pub(crate) fn redact(capture: &mut Capture) {
         if let Reading::Ok(bytes) = answer
             && let Err(why) = redactor.answer(name, bytes)
         {
-            *answer = Reading::Failed(Failure::Told(format!("removed by --redact: {why}")));
+            *answer = Reading::Failed(Failure::Recorded(format!("removed by --redact: {why}")));
         }
     }
     for (old, answer) in std::mem::take(&mut capture.answers) {

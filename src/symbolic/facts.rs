@@ -10,7 +10,7 @@ use arrivals::arrivals;
 pub(super) use arrivals::{Arrival, Arrivals};
 
 use super::network::host::may_be_chosen;
-use super::past::{Past, past};
+use super::past::{PastTunnel, past};
 use super::values::Numbers;
 use crate::facts::netfilter::{Family, address_key, name_key, prefix_range};
 use crate::facts::{Address, Facts, Link, OuterHeader, OuterRoute, Question, Reading, Route, Tunnel, upper_devices};
@@ -44,7 +44,7 @@ pub struct TunnelFacts {
     /// Marks tested by policy rules, by family (IPv4, IPv6): value and mask.
     pub fwmarks: [Vec<(u32, u32)>; 2],
     /// Marks that may route packets past the tunnel, by family (IPv4, IPv6).
-    pub past: [Vec<Past>; 2],
+    pub past: [Vec<PastTunnel>; 2],
     /// Fields that are the same in all outer headers.
     pub header: OuterHeader,
     /// Packets that arrive through tunnels.

@@ -1,6 +1,6 @@
 //! A copy of a network's inputs, kept to check whether earlier results of walks are valid for a later network.
 //!
-//! Inputs of walks are fields of `Network` or `TunnelFacts`; `Kept` and `does_the_same_as` destructure them, so that a
+//! Inputs of walks are fields of `Network` or `TunnelFacts`; `NetworkSnapshot` and `is_equivalent_to` destructure them, so that a
 //! new field does not compile until it is handled. Unchanged chains and sets are the same objects in two readings
 //! (`facts::Shared`) and are skipped.
 
@@ -17,7 +17,7 @@ type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16, bool);
 
 /// The inputs of a network.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
+pub(crate) struct NetworkSnapshot {
     rules: Vec<(bool, Ruleset)>,
     devices: Option<Vec<OwnedDevice>>,
     local_sources: BTreeMap<IpAddr, bool>,
@@ -26,7 +26,7 @@ pub(crate) struct Kept {
     own: [Option<OwnAddresses>; 2],
 }
 
-impl Kept {
+impl NetworkSnapshot {
     /// For this network. Rules are shared, not copied.
     pub(crate) fn of(network: &Network<'_>) -> Self {
         let Network { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = network;
@@ -61,7 +61,7 @@ impl Kept {
             _ => false,
         };
         let same_rules = |((legacy, ruleset), rules): (&(bool, Ruleset), &BackendRules<'_>)| {
-            *legacy == rules.legacy && ruleset.does_the_same_as(rules.ruleset)
+            *legacy == rules.legacy && ruleset.is_equivalent_to(rules.ruleset)
         };
         let same = same_devices
             && self.own == *own

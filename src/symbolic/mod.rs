@@ -40,13 +40,13 @@ mod values;
 pub(crate) use effort::{Effort, Ended};
 pub(crate) use facts::{TunnelFacts, facts};
 pub(crate) use happens::Happens;
-pub(crate) use kept::Kept;
+pub(crate) use kept::NetworkSnapshot;
 pub(crate) use network::{Network, Occurrence, RuleAt};
-pub(crate) use scenarios::answers::{SourceNatReplies, answers};
 pub(crate) use scenarios::bypass::{Bypass, bypass};
+pub(crate) use scenarios::replies::{SourceNatReplies, source_nat_replies};
 pub(crate) use scenarios::services::dns_to_several;
-pub(crate) use scenarios::source_nat::{Reached, ReachedRules, reached};
-pub(crate) use scenarios::stale::{Given, UdpTargets, udp_targets};
+pub(crate) use scenarios::source_nat::{ReachedSourceNat, ReachedSourceNats, reached};
+pub(crate) use scenarios::stale::{TranslationStatus, UdpTargets, udp_targets};
 pub(crate) use scenarios::tunnel::{OtherMarks, OuterPackets, outer_packets};
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const LOCAL: u32 = 255;
 
 /// Packets with such a mark may be routed past the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Past {
+pub struct PastTunnel {
     /// `mark & mask == value`, as mask and value.
     pub mark: (u32, u32),
     /// Destinations, least specific first, and whether they are routed past it; later ones take precedence.
@@ -38,7 +38,7 @@ pub struct Past {
 }
 
 /// What a family's policy rules do to marked packets. `into`: indexes of devices by which packets enter the tunnel.
-pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into: &BTreeSet<u32>) -> Vec<Past> {
+pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into: &BTreeSet<u32>) -> Vec<PastTunnel> {
     let largest = if family == Family::Ipv6 { u128::MAX } else { u32::MAX.into() };
     let mut rules: Vec<&PolicyRule> = rules.iter().filter(|rule| rule.family == family).collect();
     rules.sort_by_key(|rule| rule.priority);
@@ -55,7 +55,7 @@ pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into:
             action if REFUSE.contains(&action) => {
                 if let Some((value, mask)) = rule.fwmark.filter(|_| is_simple) {
                     let (mark, earlier) = ((mask, value & mask), Numbers::ranges(earlier.clone()));
-                    found.push(Past { mark, routes: vec![((0, largest), true)], earlier });
+                    found.push(PastTunnel { mark, routes: vec![((0, largest), true)], earlier });
                 }
             }
             // With l3mdev, the table depends on the device, which is not known.
@@ -70,7 +70,7 @@ pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into:
                     table.sort_by_key(|(range, route)| (route.prefix_length, *range, leads_in(route)));
                     let routes = table.iter().map(|(range, route)| (*range, !leads_in(route))).collect();
                     let (mark, earlier) = ((mask, value & mask), Numbers::ranges(earlier.clone()));
-                    found.push(Past { mark, routes, earlier });
+                    found.push(PastTunnel { mark, routes, earlier });
                 }
                 earlier.extend(table.iter().filter(|(_, route)| leads_in(route)).map(|(range, _)| *range));
             }
@@ -126,7 +126,8 @@ mod tests {
         let elsewhere = Route::to(7, "0.0.0.0/0", UNICAST, 2);
         let found = of(&[&main, &marked], &[tunnel.clone(), elsewhere.clone()]);
         let everything = (0, u32::MAX.into());
-        let expected = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Numbers::of(&[]) };
+        let expected =
+            PastTunnel { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Numbers::of(&[]) };
         assert!(found == vec![expected.clone()]);
         let refused = Route::to(7, "0.0.0.0/0", *REFUSING.start(), 0);
         assert!(of(&[&main, &marked], &[tunnel.clone(), refused]) == vec![expected.clone()]);

@@ -1,6 +1,5 @@
 //! Walks through rules, in tables: `rules` parses a small language (`language`).
 
-mod answers;
 mod bypass;
 mod idle;
 pub(crate) mod language;
@@ -9,6 +8,7 @@ mod marks;
 mod policies;
 pub(crate) mod race;
 mod reach;
+mod replies;
 mod slice;
 mod tunnel;
 mod unread;

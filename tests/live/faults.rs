@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use natwatch::inside::advisory::defects::DefectState;
 use natwatch::inside::advisory::{Catalogue, State};
 use natwatch::inside::capture::archive;
-use natwatch::inside::capture::{Answer, Capture};
+use natwatch::inside::capture::{Capture, Response};
 use natwatch::inside::facts::netfilter::SourceNatRule;
 use natwatch::inside::facts::{Collector, Facts, Failure, Reading, SourceState, SystemCall};
 use natwatch::inside::judge::{self, Options};
@@ -102,7 +102,7 @@ fn is_no_better(before: State, after: State) -> bool {
 }
 
 /// A fault in a response, and the response.
-type Fault = (String, Option<Answer>);
+type Fault = (String, Option<Response>);
 
 fn failure() -> Failure {
     Failure::SystemCall { call: SystemCall::Receive, errno: 105 }
@@ -118,7 +118,7 @@ fn everything() -> bool {
 }
 
 /// All faults of this response. `None`: there was no response.
-fn faults(name: &str, answer: &Answer, seen: &mut Seen) -> Vec<Fault> {
+fn faults(name: &str, answer: &Response, seen: &mut Seen) -> Vec<Fault> {
     let bytes = answer.ok().cloned().unwrap_or_default();
     if !seen.insert((name.to_owned(), bytes.clone())) && !everything() {
         return Vec::new();
@@ -200,9 +200,9 @@ fn kind(name: &str) -> String {
 }
 
 /// Responses to play in one node: all, or a few of each kind, with the first and the last.
-fn chosen(capture: &Capture) -> Vec<(&String, &Answer)> {
+fn chosen(capture: &Capture) -> Vec<(&String, &Response)> {
     const OF_A_KIND: usize = 2;
-    let mut kinds: BTreeMap<String, Vec<(&String, &Answer)>> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, Vec<(&String, &Response)>> = BTreeMap::new();
     for (name, answer) in &capture.answers {
         kinds.entry(kind(name)).or_default().push((name, answer));
     }

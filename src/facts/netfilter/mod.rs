@@ -27,7 +27,7 @@ pub use field::{
 };
 pub use header::HeaderBytes;
 pub use map::{MapLookup, mark_in};
-pub use nat::{Chosen, Nat, NatAction, NatMap, PortRandomization, given_addresses, with_data, with_each};
+pub use nat::{Chosen, Nat, NatAction, NatMap, PortRandomization, given_addresses, resolve_map, with_map_data};
 pub use rule::{Comparison, Counter, End, FieldTest, MarkWrite, Match, Rule, Step, Verdict};
 pub use source_nat::{
     Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal, SourceTranslation, all_source_translations,

@@ -86,10 +86,10 @@ pub struct NatMap {
 }
 
 /// The statement for each element's data; itself if it has no map. `None`: the data are not known.
-pub fn with_each(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<Nat>> {
+pub fn resolve_map(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<Nat>> {
     match &nat.map {
         None => Some(vec![nat.clone()]),
-        Some(map) => map.lookup.known_in(sets)?.map(|(_, data)| with_data(nat, data)).collect(),
+        Some(map) => map.lookup.known_in(sets)?.map(|(_, data)| with_map_data(nat, data)).collect(),
     }
 }
 
@@ -100,12 +100,12 @@ pub fn given_addresses(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<(u1
         Chosen::Range(first, last) => Some(Some((address_key(first), address_key(last)))),
         Chosen::ByPacket => None,
     };
-    let each = with_each(nat, sets)?.into_iter().map(given).collect::<Option<Vec<_>>>()?;
+    let each = resolve_map(nat, sets)?.into_iter().map(given).collect::<Option<Vec<_>>>()?;
     Some(each.into_iter().flatten().collect())
 }
 
 /// The statement with the given data of its map. `None`: the data are too short.
-pub fn with_data(nat: &Nat, data: &[u8]) -> Option<Nat> {
+pub fn with_map_data(nat: &Nat, data: &[u8]) -> Option<Nat> {
     let Some(NatMap { addresses, ports, .. }) = &nat.map else { return Some(nat.clone()) };
     let address = |at: &Range<usize>| {
         let bytes = data.get(at.clone())?;
@@ -139,9 +139,9 @@ mod tests {
         let (addresses, ports, randomization) = (Chosen::ByPacket, Chosen::ByPacket, PortRandomization::None);
         let action = NatAction::Snat;
         let nat = Nat { action, addresses, ports, randomization, persistent: false, map: Some(map) };
-        let found = with_data(&nat, &[10, 0, 0, 1, 10, 0, 0, 9, 0x1f, 0x90, 0, 0]).unwrap();
+        let found = with_map_data(&nat, &[10, 0, 0, 1, 10, 0, 0, 9, 0x1f, 0x90, 0, 0]).unwrap();
         assert_eq!(found.addresses, Chosen::Range("10.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap()));
         assert_eq!((found.ports, found.map), (Chosen::Range(8080, 8080), None));
-        assert_eq!(with_data(&nat, &[10, 0, 0, 1]), None);
+        assert_eq!(with_map_data(&nat, &[10, 0, 0, 1]), None);
     }
 }

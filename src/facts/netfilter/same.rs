@@ -10,9 +10,9 @@ use crate::facts::Reading;
 
 impl Ruleset {
     /// Whether packets are treated the same by both.
-    pub fn does_the_same_as(&self, other: &Self) -> bool {
+    pub fn is_equivalent_to(&self, other: &Self) -> bool {
         let Self { generation: _, base_chains, devices, chains, sets, mark_writers, tracks, tracking_unread } = self;
-        let same = |((id, chain), (other_id, other))| id == other_id && Chain::does_the_same_as(chain, other);
+        let same = |((id, chain), (other_id, other))| id == other_id && Chain::is_equivalent_to(chain, other);
         *base_chains == other.base_chains
             && *devices == other.devices
             && *mark_writers == other.mark_writers
@@ -25,21 +25,21 @@ impl Ruleset {
 }
 
 impl Chain {
-    fn does_the_same_as(&self, other: &Self) -> bool {
+    fn is_equivalent_to(&self, other: &Self) -> bool {
         let Self { base, rules, udp_rules } = self;
         *base == other.base
             && match (rules, &other.rules) {
-                (Reading::Ok(rules), Reading::Ok(others)) => do_the_same(rules, others),
+                (Reading::Ok(rules), Reading::Ok(others)) => are_equivalent(rules, others),
                 _ => *rules == other.rules,
             }
             && match (udp_rules, &other.udp_rules) {
-                (Some(rules), Some(others)) => do_the_same(rules, others),
+                (Some(rules), Some(others)) => are_equivalent(rules, others),
                 _ => *udp_rules == other.udp_rules,
             }
     }
 }
 
-fn do_the_same(rules: &Arc<Vec<Rule>>, others: &Arc<Vec<Rule>>) -> bool {
+fn are_equivalent(rules: &Arc<Vec<Rule>>, others: &Arc<Vec<Rule>>) -> bool {
     let same = |(rule, other): (&Rule, &Rule)| rules_do_the_same(rule, other);
     Arc::ptr_eq(rules, others) || rules.len() == others.len() && rules.iter().zip(others.iter()).all(same)
 }

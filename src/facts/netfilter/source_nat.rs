@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    ChainId, ChainKind, Counter, Family, Hook, Nat, NatAction, PortRandomization, Rule, Ruleset, Step, with_each,
+    ChainId, ChainKind, Counter, Family, Hook, Nat, NatAction, PortRandomization, Rule, Ruleset, Step, resolve_map,
 };
 use crate::facts::{Failure, Name, Reading, names};
 
@@ -223,7 +223,7 @@ pub fn all_source_translations(rulesets: [&Reading<Arc<Ruleset>>; 3]) -> Reading
     for reading in rulesets {
         let found = reading.as_ref().and_then(|ruleset| {
             let each =
-                |(.., nat): SourceTranslation<'_>| with_each(nat, &ruleset.sets).unwrap_or_else(|| vec![nat.clone()]);
+                |(.., nat): SourceTranslation<'_>| resolve_map(nat, &ruleset.sets).unwrap_or_else(|| vec![nat.clone()]);
             ruleset.source_translations().map(|found| found.into_iter().flat_map(each).collect::<Vec<_>>())
         });
         match found {

@@ -411,7 +411,7 @@ fn nodes_are_not_taken_for_each_other() {
     }
 }
 
-fn reached(derived: &Derived) -> Arc<ReachedRules> {
+fn reached(derived: &Derived) -> Arc<ReachedSourceNats> {
     Arc::clone(derived.reached.found.borrow().as_ref().unwrap())
 }
 
@@ -456,7 +456,7 @@ fn a_judgement_that_was_stopped_leaves_nothing_behind() {
     );
     assert!(Arc::ptr_eq(&first, &reached(&derived)));
     // Of work that is stopped halfway nothing is kept, not even the part that was done.
-    let once: Once<u32> = Once::default();
+    let once: CachedWalk<u32> = CachedWalk::default();
     let halfway = AtomicBool::new(false);
     let effort = Effort::new(&halfway);
     let cut = once.get(&effort, || {
@@ -473,7 +473,7 @@ fn a_judgement_that_was_stopped_leaves_nothing_behind() {
 /// them.
 #[test]
 fn what_is_remembered_takes_its_work() {
-    let once: Once<u32> = Once::default();
+    let once: CachedWalk<u32> = CachedWalk::default();
     let spend = |effort: &Effort<'_>, units: usize| {
         effort.spend(units);
     };

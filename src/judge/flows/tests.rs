@@ -43,8 +43,8 @@ fn node(called: Reading<Vec<Vec<Step>>>) -> Facts {
 #[test]
 fn a_walk_that_gave_up_leaves_the_smallest_range_of_all_rules() {
     let eleven = vec![vec![nat(NatAction::Snat, Chosen::Range(1000, 1010))]];
-    let whole = ReachedRules::default();
-    let gave_up = ReachedRules { gave_up: Some("too many".into()), ..ReachedRules::default() };
+    let whole = ReachedSourceNats::default();
+    let gave_up = ReachedSourceNats { gave_up: Some("too many".into()), ..ReachedSourceNats::default() };
     let smallest = |reached, called| smallest_range(&node(called), reached, &[DEFAULT_PORTS]);
     assert_eq!(smallest(&whole, Reading::Ok(eleven.clone())), Ok(Some(DEFAULT_PORTS)));
     assert_eq!(smallest(&gave_up, Reading::Ok(eleven)), Ok(Some((1000, 1010))), "ports of destinations do not count");

@@ -31,7 +31,7 @@ use crate::facts::{
 use crate::netfilter::conntrack::{Entry, IPS_DST_NAT, IPS_SRC_NAT};
 use crate::netfilter::netlink;
 use crate::netfilter::nfnetlink::Nfgenmsg;
-use crate::read::known::flows::{KeptPart, KnownFlows, PortRange, Rulesets, Wanted, do_the_same};
+use crate::read::known::flows::{KeptPart, KnownFlows, PortRange, Rulesets, Wanted, are_equivalent};
 use gather::{Composition, FlowEntry, PortCounts, Translations, Tunnels};
 use requests::{entries, of_udp, towards};
 use wanted::PRESSURE_FROM;
@@ -68,7 +68,7 @@ pub(crate) const SECOND_READING: &str = "netlink/netfilter/ct-entries-udp-again-
 pub(crate) fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &Reading<u64>) -> Flows {
     let mut known = std::mem::take(&mut node.left.flows);
     let of_rules = match known.rules.take() {
-        Some((same, wanted)) if do_the_same(&same, &rulesets) => wanted,
+        Some((same, wanted)) if are_equivalent(&same, &rulesets) => wanted,
         _ => wanted::of_rules(&rulesets),
     };
     let mut wanted = wanted::beside(of_rules.clone(), links);

@@ -23,7 +23,7 @@ use crate::read::{Node, marks, services};
 
 /// Legacy x_tables of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Half {
+pub(crate) enum LegacyFamily {
     /// `ip_tables`
     Ipv4,
     /// `ip6_tables`
@@ -57,7 +57,7 @@ fn kind(table: &str, hook: Hook) -> ChainKind {
     }
 }
 
-impl Half {
+impl LegacyFamily {
     fn source(self) -> Source {
         match self {
             Self::Ipv4 => Source::XtablesIpv4,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
-use crate::capture::Answer;
+use crate::capture::Response;
 use crate::capture::archive::testing::recorded_answer;
 use crate::facts::netfilter::{Comparison, Counter, Field, FieldTest, Match, Rule, Verdict};
 use crate::netfilter::xtables::IptGetEntries;
@@ -199,7 +199,7 @@ fn play_after(memory: &Known, answers: &[(&str, Reading<&[u8]>)]) -> Played {
 }
 
 /// The response may depend on how often the same request came before.
-fn play_by(memory: &Known, mut answer: impl FnMut(&Request, usize) -> Answer) -> Played {
+fn play_by(memory: &Known, mut answer: impl FnMut(&Request, usize) -> Response) -> Played {
     let mut asked = Vec::new();
     let ([ipv4, ipv6], _, left) = played_after(
         memory,
@@ -209,7 +209,7 @@ fn play_by(memory: &Known, mut answer: impl FnMut(&Request, usize) -> Answer) ->
             answer(request, before)
         },
         // Remembered however small the tables are.
-        |node| [Half::Ipv4, Half::Ipv6].map(|half| half.read_remembering(node, 0)),
+        |node| [LegacyFamily::Ipv4, LegacyFamily::Ipv6].map(|half| half.read_remembering(node, 0)),
     );
     Played { ipv4, ipv6, asked, left }
 }
@@ -336,7 +336,8 @@ fn small_tables_are_read_each_time() {
             let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
             given.unwrap_or(Reading::Absent("ENOENT".into())).map(<[u8]>::to_vec)
         };
-        let (_, _, left) = played_after(&Known::default(), answer, |node| Half::Ipv4.read_remembering(node, small));
+        let (_, _, left) =
+            played_after(&Known::default(), answer, |node| LegacyFamily::Ipv4.read_remembering(node, small));
         left.tables.len()
     };
     assert_eq!((remembered(NAT.len() - 1), remembered(NAT.len())), (1, 0));

@@ -142,9 +142,9 @@ impl PortRange {
 pub(in crate::read) type Rulesets = [Reading<Arc<Ruleset>>; 3];
 
 /// Whether both treat packets the same; they are different objects once counters changed.
-pub(in crate::read) fn do_the_same(one: &Rulesets, other: &Rulesets) -> bool {
+pub(in crate::read) fn are_equivalent(one: &Rulesets, other: &Rulesets) -> bool {
     one.iter().zip(other).all(|pair| match pair {
-        (Reading::Ok(one), Reading::Ok(other)) => one.does_the_same_as(other),
+        (Reading::Ok(one), Reading::Ok(other)) => one.is_equivalent_to(other),
         (one, other) => one.without_value() == other.without_value(),
     })
 }

@@ -168,8 +168,8 @@ impl Lookup<'_> {
     fn is_readable(&self, header: &Header) -> bool {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
         // Intervals are big-endian, so a host-order value is byte-swapped before the lookup.
-        let turned_round = header.intervals && self.kinds.iter().any(|kind| kind.is_in_host_order());
-        header.is_readable && header.key_length == length && !turned_round
+        let byte_swapped = header.intervals && self.kinds.iter().any(|kind| kind.is_in_host_order());
+        header.is_readable && header.key_length == length && !byte_swapped
     }
 
     /// A dump of all elements.
@@ -299,8 +299,8 @@ impl Lookup<'_> {
     fn questions(&self, header: &Header, keys: Vec<Vec<u128>>) -> Vec<ElementRequest> {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
         // Intervals are big-endian, so an index is byte-swapped before the lookup.
-        let turned_round = header.intervals && self.kinds.contains(&ValueKind::Index);
-        if keys.is_empty() || header.key_length != length || turned_round {
+        let byte_swapped = header.intervals && self.kinds.contains(&ValueKind::Index);
+        if keys.is_empty() || header.key_length != length || byte_swapped {
             return Vec::new();
         }
         let about = |(number, key): (usize, Vec<u128>)| {

@@ -22,7 +22,7 @@ fn named(name: &str) -> Request {
 }
 
 /// Reads a missing file on a node where `neighbour` reads like this; also returns the requests.
-fn missing_beside(request: &Request, neighbour: &str, answer: &Reading<&[u8]>) -> (Answer, Vec<String>) {
+fn missing_beside(request: &Request, neighbour: &str, answer: &Reading<&[u8]>) -> (Response, Vec<String>) {
     let mut asked = Vec::new();
     let play = |request: &Request| {
         asked.push(request.name.clone());
@@ -32,7 +32,7 @@ fn missing_beside(request: &Request, neighbour: &str, answer: &Reading<&[u8]>) -
     (answer, asked)
 }
 
-fn is_hidden(reading: &Answer) -> bool {
+fn is_hidden(reading: &Response) -> bool {
     matches!(reading.failure().map(Failure::root), Some(Failure::Hidden { .. }))
 }
 
@@ -245,7 +245,7 @@ fn dump(numbers: &[u32], mismatch: bool) -> Vec<u8> {
 
 /// Reads a dump; these are the responses to the first requests, and the last one is repeated. Also returns the number
 /// of requests.
-fn read_dump(answers: &[Answer]) -> (Reading<Vec<(u32, u32)>>, usize) {
+fn read_dump(answers: &[Response]) -> (Reading<Vec<(u32, u32)>>, usize) {
     let mut asked = 0;
     let play = |_: &Request| {
         asked += 1;
@@ -270,7 +270,7 @@ fn a_dump_that_was_interrupted_is_asked_again_and_no_part_of_it_stays() {
     let changed = || Reading::Failed(Failure::Changed { readings: 1 }.within("x"));
     for mismatch in [Reading::Ok(dump(&[1, 2, 3], true)), Reading::Ok(dump(&[], true)), changed()] {
         for tries in 1..4 {
-            let answers: Vec<Answer> = std::iter::repeat_n(mismatch.clone(), tries).chain([whole.clone()]).collect();
+            let answers: Vec<Response> = std::iter::repeat_n(mismatch.clone(), tries).chain([whole.clone()]).collect();
             assert_eq!(read_dump(&answers), (expected.clone(), tries + 1));
         }
         let (found, asked) = read_dump(&[mismatch]);
@@ -307,7 +307,7 @@ fn a_message_beside_the_one_that_answers_is_a_failure() {
 #[test]
 fn what_lasts_until_reboot_is_asked_until_it_was_answered() {
     let request = Request::lines(Source::Kernel, Root::Rootfs, "lib/modules/6.1/modules.builtin", &["x"]);
-    let read = |memory: &Known, answer: Answer| {
+    let read = |memory: &Known, answer: Response| {
         let mut asked = 0;
         let play = |_: &Request| {
             asked += 1;
@@ -316,7 +316,7 @@ fn what_lasts_until_reboot_is_asked_until_it_was_answered() {
         let (found, _, left) = played_after(memory, play, |node| node.lasting(&request));
         (found.map(|bytes| bytes.to_vec()), left, asked)
     };
-    let denied: Answer = Reading::Denied("EACCES".into());
+    let denied: Response = Reading::Denied("EACCES".into());
     let (found, left, _) = read(&Known::default(), denied.clone());
     assert_eq!(found, denied);
     let (found, left, asked) = read(&left, Reading::Ok(b"x\n".to_vec()));

@@ -14,7 +14,7 @@ pub(in crate::read) enum ValueKind {
     /// Also for conntrack states. Never looked up singly, since the values that matter are not known yet.
     Mark,
     /// A mark in network byte order.
-    TurnedMark,
+    ByteSwappedMark,
     /// Never looked up singly.
     Byte,
     /// Never looked up singly.
@@ -36,8 +36,8 @@ impl ValueKind {
             | Field::ConnectionState
             | Field::ConnectionStatus
             | Field::Number { network_order: false, .. } => Some(Self::Mark),
-            Field::Number { network_order: true, .. } => Some(Self::TurnedMark),
-            Field::MarkBits(bits) => Some(if bits.network_order { Self::TurnedMark } else { Self::Mark }),
+            Field::Number { network_order: true, .. } => Some(Self::ByteSwappedMark),
+            Field::MarkBits(bits) => Some(if bits.network_order { Self::ByteSwappedMark } else { Self::Mark }),
             Field::ConnectionDirection | Field::NfProto | Field::Ipsec { .. } => Some(Self::Byte),
             Field::EtherType => Some(Self::EtherType),
             _ => None,
@@ -47,7 +47,7 @@ impl ValueKind {
     /// Length in bytes.
     pub(in crate::read) const fn length(self) -> usize {
         match self {
-            Self::Ipv4 | Self::Index | Self::Mark | Self::TurnedMark => 4,
+            Self::Ipv4 | Self::Index | Self::Mark | Self::ByteSwappedMark => 4,
             Self::Ipv6 | Self::Name => 16,
             Self::Port | Self::EtherType => 2,
             Self::Protocol | Self::Byte => 1,

@@ -10,7 +10,7 @@ use bytes::*;
 use ipset::nodes;
 
 use super::*;
-use crate::capture::{Answer, RequestKind as Asked, Root};
+use crate::capture::{RequestKind as Asked, Response, Root};
 use crate::facts::netfilter::{
     Chain, ChainId, Element, End, Family, Field, Match, Rule, Ruleset, SetId, Step, address_key, name_key,
 };
@@ -126,7 +126,7 @@ fn read(ruleset: &Ruleset, values: &OuterValues, answer: impl Fn(&str) -> Vec<u8
 }
 
 /// The same with a function for every response.
-fn read_with(ruleset: &Ruleset, values: &OuterValues, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
+fn read_with(ruleset: &Ruleset, values: &OuterValues, mut answer: impl FnMut(&Request) -> Response) -> Seen {
     let mut requests = Vec::new();
     let play = |request: &Request| {
         if matches!(request.kind, Asked::Netlink(_)) {
@@ -432,7 +432,7 @@ fn lists_of_elements_cut_anywhere_are_no_lists() {
 #[test]
 fn a_list_that_is_cut_is_a_failure_of_the_source_if_there_is_no_value_to_ask_about() {
     let rules = ruleset(&[look_up("marks", &[Field::Mark])]);
-    let all = |whole: Answer| {
+    let all = |whole: Response| {
         read_with(&rules, &values(&["192.0.2.1"], &[]), move |request| match request.name.ends_with("-header") {
             true => Reading::Ok(header("marks", 0, 4)),
             false => whole.clone(),
@@ -494,7 +494,7 @@ fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
 }
 
 /// A dump of elements.
-fn elements(all: impl IntoIterator<Item = Vec<u8>>) -> Answer {
+fn elements(all: impl IntoIterator<Item = Vec<u8>>) -> Response {
     let end = framed(NLMSG_DONE, &[0; 4]);
     Reading::Ok(all.into_iter().chain([end]).collect::<Vec<_>>().concat())
 }

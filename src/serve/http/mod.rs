@@ -125,10 +125,10 @@ pub(crate) async fn run(
     if let Some(security) = &app.security {
         tokio::spawn(Arc::clone(security).watch());
     }
-    tokio::spawn(first_look(Arc::clone(&app)));
-    tell_systemd(&[NotifyState::Ready]);
+    tokio::spawn(first_reading(Arc::clone(&app)));
+    notify_systemd(&[NotifyState::Ready]);
     let _ = closing.wait_for(|closing| *closing).await;
-    tell_systemd(&[NotifyState::Stopping]);
+    notify_systemd(&[NotifyState::Stopping]);
     tracing::info!("shutting down");
     app.refresher.close();
     // Completes when the last connection has ended.
@@ -137,7 +137,7 @@ pub(crate) async fn run(
 }
 
 /// Notifies systemd, for units of `Type=notify`.
-fn tell_systemd(state: &[NotifyState<'_>]) {
+fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "systemd could not be told");
     }
@@ -155,7 +155,7 @@ fn announce(listener: &TcpListener, tls: bool) {
 }
 
 /// Logs a summary of the first reading, and marks the exporter as ready.
-async fn first_look(app: Arc<App>) {
+async fn first_reading(app: Arc<App>) {
     let judged = app.refresher.judged(PATIENCE).await;
     for status in &judged.facts.sources {
         tracing::info!(source = %status.source, state = %status.state, detail = status.detail, "source");
@@ -274,7 +274,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 /// The parts of a request that determine its response.
-struct Asker {
+struct ClientRequest {
     activity: Arc<Activity>,
     headers: HeaderMap,
 }
@@ -287,7 +287,7 @@ async fn page(
     let path = app.settings.telemetry_path.clone();
     let render =
         move |judged: &JudgedReading| Ok(html::render(&judged.report, &judged.facts, &path, jiff::Timestamp::now()));
-    app.answer(Asker { activity, headers }, "text/html; charset=utf-8", Some(Form::Page), render).await
+    app.answer(ClientRequest { activity, headers }, "text/html; charset=utf-8", Some(Form::Page), render).await
 }
 
 async fn report(
@@ -296,7 +296,7 @@ async fn report(
     headers: HeaderMap,
 ) -> Response {
     let render = |judged: &JudgedReading| Ok(json::render(&judged.report, &judged.facts));
-    app.answer(Asker { activity, headers }, "application/json", Some(Form::Report), render).await
+    app.answer(ClientRequest { activity, headers }, "application/json", Some(Form::Report), render).await
 }
 
 async fn telemetry(
@@ -321,7 +321,7 @@ async fn telemetry(
             _ => Ok(exposition::prometheus(&families)),
         }
     };
-    app.answer(Asker { activity, headers }, kind, query.is_empty().then_some(form), render).await
+    app.answer(ClientRequest { activity, headers }, kind, query.is_empty().then_some(form), render).await
 }
 
 impl App {
@@ -341,12 +341,12 @@ impl App {
     /// Renders a response from a fresh reading; one that is the same for all clients has a form and is rendered once.
     async fn answer(
         &self,
-        asker: Asker,
+        client: ClientRequest,
         kind: &'static str,
         form: Option<Form>,
         render: impl FnOnce(&JudgedReading) -> Result<String, String> + Send + 'static,
     ) -> Response {
-        let Asker { activity, headers } = asker;
+        let ClientRequest { activity, headers } = client;
         if let Some(slots) = &self.slots {
             let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
                 return try_again("too many requests at once; see --web.max-requests");

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{StepPlace, Walk};
-use crate::facts::netfilter::{Element, Field, MapLookup, MarkWrite, Nat, mark_in, with_data};
+use crate::facts::netfilter::{Element, Field, MapLookup, MarkWrite, Nat, mark_in, with_map_data};
 use crate::symbolic::network::Hit;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
@@ -40,7 +40,7 @@ impl Walk<'_> {
     pub(crate) fn translations(&mut self, hit: &Hit, nat: &Nat, packets: PacketSet) -> Vec<(Nat, PacketSet)> {
         let (Some(map), Hit::Rule(at, _)) = (&nat.map, hit) else { return vec![(nat.clone(), packets)] };
         let (found, rest) = self.by_data(at.set, &map.lookup, packets, |data| Some(data.to_vec()));
-        let told = found.into_iter().map(|(data, set)| (with_data(nat, &data).unwrap_or_else(|| nat.clone()), set));
+        let told = found.into_iter().map(|(data, set)| (with_map_data(nat, &data).unwrap_or_else(|| nat.clone()), set));
         told.chain([(nat.clone(), rest)]).filter(|(_, set)| !set.is_empty()).collect()
     }
 

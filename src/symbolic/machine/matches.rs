@@ -56,7 +56,7 @@ impl Walk<'_> {
                 let (network, at) = (self.network, place.at);
                 let why = format!("whether the quota of {} is used up", network.describe(at));
                 let key = format!("quota {:?} {}", at, place.number);
-                Some(self.if_so(key, &Err(network.question(at, why))))
+                Some(self.assume(key, &Err(network.question(at, why))))
             }
             Match::NonDeterministic(_) | Match::Accounting(_) => None,
             Match::OfBridged { holds, .. } if self.packets.kind == PacketKind::Tunnel => {
@@ -87,7 +87,7 @@ impl Walk<'_> {
     pub(super) fn if_limited(&mut self, at: &RuleAt, object: &str) -> PacketSet {
         let why = format!("{}: whether the accounting object {object} has a quota", self.network.describe(at));
         let why = Question::from(why).shown_by(["nfacct", "get", object]);
-        self.if_so(format!("quota of {object}"), &Err(why))
+        self.assume(format!("quota of {object}"), &Err(why))
     }
 
     /// The bridge ports of a packet are not known, but there are some.
@@ -217,7 +217,7 @@ impl Walk<'_> {
         let confirmed = self.space.matching(&confirmed, IPS_CONFIRMED, IPS_CONFIRMED);
         let counted = self.space.or(self.space.and(later, confirmed), self.space.minus(first, confirmed));
         let uncounted = holds(0);
-        let is_counted = self.if_so("accounting", &network.host.counts_entries);
+        let is_counted = self.assume("accounting", &network.host.counts_entries);
         Some(self.space.or(self.space.and(counted, is_counted), self.space.minus(uncounted, is_counted)))
     }
 
@@ -225,14 +225,14 @@ impl Walk<'_> {
     fn at_time(&mut self, condition: &Comparison) -> Option<PacketSet> {
         let now = match &self.network.host.date {
             Ok(now) => u128::from(*now),
-            Err(why) => return Some(self.if_so("date", &Err(why.clone()))),
+            Err(why) => return Some(self.assume("date", &Err(why.clone()))),
         };
         let ranges = condition.ranges(64)?;
         Some(match ranges.iter().map(|(_, last)| *last).max() {
             _ if meets(condition, now) => EVERYTHING,
             Some(last) if last > now => {
                 let why = format!("whether the time has come that a rule asks for ({} {condition:?})", Field::Time);
-                self.if_so(why.clone(), &Err(Question::from(why).shown_by(["date"])))
+                self.assume(why.clone(), &Err(Question::from(why).shown_by(["date"])))
             }
             _ => NOTHING,
         })

@@ -71,7 +71,7 @@ impl Walk<'_> {
         for (packets, bits) in cases {
             let passing = [Field::Mark, Field::ConnectionMark]
                 .iter()
-                .fold(packets, |packets, field| self.bring_along(packets, field, bits));
+                .fold(packets, |packets, field| self.with_any_mark(packets, field, bits));
             let passing = self.translated_or_not(passing);
             let (_, destination) = self.packets.ends();
             let translated = self.forget(passing, &[destination, Field::DestinationPort]);

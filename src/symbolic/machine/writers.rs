@@ -22,7 +22,7 @@ pub(crate) struct Writers {
 
 impl Walk<'_> {
     /// From now on packets record which rule wrote any of these mark bits.
-    pub(crate) fn follow_writers(&mut self, bits: u32) {
+    pub(crate) fn follow_mark_writers(&mut self, bits: u32) {
         let block = self.space.block(8);
         self.writers = Some(Writers { bits, block, found: Vec::new() });
     }

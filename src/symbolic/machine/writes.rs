@@ -13,7 +13,7 @@ use crate::symbolic::space::{BitVector, EVERYTHING, PacketSet};
 
 impl Walk<'_> {
     /// Packets with any values in these bits of a mark, independent of the rest of the packet.
-    pub(crate) fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
+    pub(crate) fn with_any_mark(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
         let bits = bits & self.followed(field);
         let own = self.block(field);
         let any = self.space.exists(packets, &own.bits(bits.into()).collect());

@@ -136,7 +136,7 @@ fn from_inside(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
             walk.space.minus(packets, outward)
         }
         Err(why) => {
-            let assumed = walk.if_so("outward", &Err(why.clone()));
+            let assumed = walk.assume("outward", &Err(why.clone()));
             walk.space.and(packets, assumed)
         }
     }

@@ -241,7 +241,7 @@ pub(super) fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, na
         (_, Chosen::ByPacket) => {
             let place = walk.place(hit);
             let why = walk.question(hit, format!("{place}: a map tells which address is written"));
-            let value = walk.if_so(format!("map {hit:?}"), &Err(why));
+            let value = walk.assume(format!("map {hit:?}"), &Err(why));
             Written { fields: whole.0.into_iter().collect(), value, kept: NOTHING }
         }
         (_, Chosen::Unset) => nothing_written(),
@@ -281,7 +281,7 @@ pub(super) fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
                 (Connected::Nowhere, _) | (Connected::By(_), Some(_)) => own,
                 _ => {
                     let why = "which addresses masquerading writes is not known";
-                    let any = walk.if_so("masquerading", &Err(why.into()));
+                    let any = walk.assume("masquerading", &Err(why.into()));
                     walk.space.or(own, any)
                 }
             };

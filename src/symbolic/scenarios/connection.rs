@@ -110,7 +110,7 @@ impl ConnectionPath {
             None if leads_to_services(walk, hit) => (Chosen::ByPacket, Chosen::ByPacket, EVERYTHING),
             Some(Nat { addresses: Chosen::ByPacket, .. }) | None => {
                 let why = walk.question(hit, format!("which destination {} gives is not known", walk.place(hit)));
-                let assumed = walk.if_so(format!("destination {hit:?}"), &Err(why));
+                let assumed = walk.assume(format!("destination {hit:?}"), &Err(why));
                 (Chosen::ByPacket, Chosen::ByPacket, assumed)
             }
         };
@@ -166,7 +166,7 @@ impl ConnectionPath {
         let kept = each.map(|(nat, packets)| {
             let given = if nat.addresses == Chosen::ByPacket {
                 let why = walk.question(hit, format!("{}: a map tells which address is written", walk.place(hit)));
-                Some(walk.if_so(format!("keeps {hit:?}"), &Err(why)))
+                Some(walk.assume(format!("keeps {hit:?}"), &Err(why)))
             } else {
                 given_source(walk, self.family, &nat)
             };
@@ -317,7 +317,7 @@ fn flagged(walk: &mut Walk<'_>, packets: PacketSet, Flags(mask, value): Flags) -
 /// Packets under the assumption that local addresses, which were not read, are as needed.
 pub(super) fn if_addresses_are_so(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let why = "which addresses are this host's was not read";
-    let assumed = walk.if_so(why, &Err(why.into()));
+    let assumed = walk.assume(why, &Err(why.into()));
     walk.space.and(packets, assumed)
 }
 
@@ -373,7 +373,7 @@ fn past_postrouting(
     packets: PacketSet,
     pass: impl FnOnce(&mut Walk<'_>, PacketSet) -> PacketSet,
 ) -> PacketSet {
-    let seen = walk.as_postrouting_sees(packets);
+    let seen = walk.as_seen_by_postrouting(packets);
     let left = pass(walk, seen);
     if seen == packets {
         return left;

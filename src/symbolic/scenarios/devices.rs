@@ -37,7 +37,7 @@ pub(super) fn connected(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
         }
         Connected::Unknown => {
             let why = "which devices are up, and what they are called, is not known";
-            let assumed = walk.if_so("devices", &Err(why.into()));
+            let assumed = walk.assume("devices", &Err(why.into()));
             walk.space.and(possible, assumed)
         }
     }

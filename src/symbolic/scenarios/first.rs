@@ -24,16 +24,16 @@ pub(super) fn first_packets(walk: &mut Walk<'_>) -> PacketSet {
 /// These unmarked packets, and the same with marks that may be set outside the IP hooks.
 pub(super) fn marked_outside(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let network = walk.network;
-    let marked = walk.bring_along(packets, &Field::Mark, network.bits_set_outside());
+    let marked = walk.with_any_mark(packets, &Field::Mark, network.bits_set_outside());
     let mut all = walk.space.or(packets, marked);
     let elsewhere = if_marked_elsewhere(walk, u32::MAX);
     let doubtful = network.doubtful_bits().map(|(bits, why)| {
-        let assumed = walk.if_so(format!("doubtful bits {why}"), &Err(why));
+        let assumed = walk.assume(format!("doubtful bits {why}"), &Err(why));
         (bits | network.bits_set_outside(), assumed)
     });
     for (bits, assumed) in [(u32::MAX, elsewhere)].into_iter().chain(doubtful) {
         if !assumed.is_empty() {
-            let marked = walk.bring_along(packets, &Field::Mark, bits);
+            let marked = walk.with_any_mark(packets, &Field::Mark, bits);
             all = walk.space.or(all, walk.space.and(marked, assumed));
         }
     }
@@ -44,7 +44,7 @@ pub(super) fn marked_outside(walk: &mut Walk<'_>, packets: PacketSet) -> PacketS
 pub(super) fn if_marked_elsewhere(walk: &mut Walk<'_>, bits: u32) -> PacketSet {
     let Some(chain) = walk.network.marks_elsewhere(bits) else { return NOTHING };
     let why = format!("{chain} may write the mark of packets, and they are not followed through it");
-    walk.if_so(why.clone(), &Err(why.into()))
+    walk.assume(why.clone(), &Err(why.into()))
 }
 
 /// This host's packets with the devices towards their destinations, before any IP rule.

@@ -62,11 +62,11 @@ impl IdleConnections {
         let known = nat.map(draws).ok_or_else(|| open.clone());
         let translates = nat.map(|_| true).ok_or(open);
         let key = format!("translates {hit:?}");
-        let translated = walk.if_so(key.clone(), &translates);
+        let translated = walk.assume(key.clone(), &translates);
         let translated = walk.space.and(packets, translated);
         self.translated = walk.space.or(self.translated, translated);
         self.hits.push((walk.assumptions.doubt(&walk.space, translated), hit.clone()));
-        let drawn = walk.if_so(key, &known);
+        let drawn = walk.assume(key, &known);
         let drawn = walk.space.and(packets, drawn);
         if !drawn.is_empty() {
             self.drawn = walk.space.or(self.drawn, drawn);

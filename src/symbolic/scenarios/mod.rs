@@ -1,7 +1,6 @@
 //! Scenarios: which packets run through the rules, and what is asked about them. One file per question;
 //! `judge::derived` calls them.
 
-pub(crate) mod answers;
 pub(crate) mod bypass;
 mod collisions;
 mod confirmed;
@@ -13,6 +12,7 @@ mod given_source;
 pub(crate) mod idle;
 mod on_nat;
 mod paths;
+pub(crate) mod replies;
 mod rewriting;
 mod senders;
 pub(crate) mod services;

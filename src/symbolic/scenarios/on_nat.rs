@@ -42,7 +42,7 @@ impl Inner<'_> {
     /// Packets with a translated destination inside the tunnel. On output they are re-routed (`nf_nat_ipv4_local_fn`).
     fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet {
         let packets = somewhere(walk, packets, self.facts);
-        if hook == Hook::Output { past_or_not(walk, packets, self.facts) } else { packets }
+        if hook == Hook::Output { past_tunnel_or_not(walk, packets, self.facts) } else { packets }
     }
 }
 
@@ -60,7 +60,7 @@ impl OnNat for Inner<'_> {
                 let (targets, unclear) = walk.network.targets(walk.packets.family, hook == Hook::Output);
                 let mut there = walk.all_with(elsewhere, &[(destination, targets.as_ranges())]);
                 if let Some(why) = unclear {
-                    let others = walk.if_so("other targets", &Err(why));
+                    let others = walk.assume("other targets", &Err(why));
                     there = walk.space.or(there, walk.space.and(elsewhere, others));
                 }
                 walk.space.or(packets, walk.space.and(there, assumed))
@@ -89,13 +89,13 @@ impl OnNat for Inner<'_> {
     }
 
     fn routed_again(&mut self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
-        past_or_not(walk, packets, self.facts)
+        past_tunnel_or_not(walk, packets, self.facts)
     }
 }
 
 /// Packets of which some are routed past the tunnel because of their mark. That is a question: a later translation may
 /// lead back, and sockets bound to a device and IPVS ignore policy rules.
-pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: PacketSet, facts: &TunnelFacts) -> PacketSet {
+pub(super) fn past_tunnel_or_not(walk: &mut Walk<'_>, packets: PacketSet, facts: &TunnelFacts) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let mark = walk.block(&Field::Mark);
     let mut left = packets;
@@ -147,7 +147,7 @@ pub(super) fn towards(walk: &mut Walk<'_>, hit: &Hit, nat: &Nat, packets: Packet
         }
         (NatAction::Dnat, Chosen::ByPacket) => {
             let why = walk.question(hit, format!("{}: a map tells which address is written", walk.place(hit)));
-            let assumed = walk.if_so(format!("{} target {hit:?}", walk.stage), &Err(why));
+            let assumed = walk.assume(format!("{} target {hit:?}", walk.stage), &Err(why));
             return walk.space.and(packets, assumed);
         }
         _ => return packets,

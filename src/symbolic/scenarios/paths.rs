@@ -33,7 +33,7 @@ pub(super) fn paths_to(walk: &mut Walk<'_>, own: bool, first: IpAddr, last: IpAd
         Some(why) => {
             let why = why.clone().reword(|why| format!("which way packets to {first} go was not looked up: {why}"));
             let why = why.shown_by(["ip", "route", "get", &first.to_string()]);
-            let assumed = walk.if_so(format!("way to {first}"), &Err(why));
+            let assumed = walk.assume(format!("way to {first}"), &Err(why));
             let some = walk.all_with(EVERYTHING, &[(destination, &[ends]), (Field::OutputName, SOME_DEVICE)]);
             walk.space.and(some, assumed)
         }
@@ -59,7 +59,7 @@ fn by_where_from(walk: &mut Walk<'_>, target: IpAddr, mut leaving: PacketSet) ->
         // Hosts whose packets policy rules lead elsewhere are few: of those that come in some go as this host's own do.
         Err(_) if !leaving.is_empty() => return leaving,
         Err(why) => {
-            let assumed = walk.if_so(format!("way to {target} by source"), &Err(why.clone()));
+            let assumed = walk.assume(format!("way to {target} by source"), &Err(why.clone()));
             let some = walk.with(&Field::OutputName, SOME_DEVICE);
             return walk.space.and(some, assumed);
         }

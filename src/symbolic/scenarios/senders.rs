@@ -69,7 +69,7 @@ pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSe
         Some(own) => walk.all_with(packets, &[(destination, own.as_ranges())]),
         None => {
             let why = "which addresses are this host's was not read";
-            let assumed = walk.if_so(format!("{} for this host", walk.stage), &Err(why.into()));
+            let assumed = walk.assume(format!("{} for this host", walk.stage), &Err(why.into()));
             walk.space.and(packets, assumed)
         }
     }
@@ -136,7 +136,7 @@ fn bridged(walk: &mut Walk<'_>, family: Family, forwarded: PacketSet, hits: &mut
     walk.leave_out_drops(true);
     let bridges = Numbers::of(&bridges);
     let why = "whether frames that cross bridges pass the rules was not read";
-    let assumed = walk.if_so("bridges", &Err(why.into()));
+    let assumed = walk.assume("bridges", &Err(why.into()));
     let packets = first::first_packets(walk);
     let packets = first::marked_outside(walk, packets);
     let packets = walk.space.and(packets, assumed);
@@ -166,7 +166,7 @@ fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
             walk.all_with(packets, &[(source, Numbers::of(&own).as_ranges())])
         }
         (Connected::By(_), Err(why)) => {
-            let assumed = walk.if_so("addresses", &Err(why.clone()));
+            let assumed = walk.assume("addresses", &Err(why.clone()));
             walk.space.and(packets, assumed)
         }
     };
@@ -186,6 +186,6 @@ fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
 
 /// Packets after routing, up to the rules that translate their source.
 fn leaving(walk: &mut Walk<'_>, packets: PacketSet, hits: &mut Hits) {
-    let packets = walk.as_postrouting_sees(packets);
+    let packets = walk.as_seen_by_postrouting(packets);
     confirmed::translated(walk, Hook::Postrouting, packets, hits);
 }

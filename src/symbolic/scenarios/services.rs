@@ -40,7 +40,7 @@ pub(crate) fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occu
                     nat if is_of_several(walk.network, hit, nat) == Some(true) => *packets,
                     nat if is_of_several(walk.network, hit, nat).is_none() => {
                         let why = walk.question(hit, format!("what {place} does is not known"));
-                        let assumed = walk.if_so(format!("dns {hit:?}"), &Err(why));
+                        let assumed = walk.assume(format!("dns {hit:?}"), &Err(why));
                         walk.space.and(*packets, assumed)
                     }
                     None => NOTHING,
@@ -88,7 +88,7 @@ fn alike(walk: &mut Walk<'_>, one: PacketSet, other: PacketSet) -> PacketSet {
         return NOTHING;
     }
     let why = walk.assumptions.why(&walk.space, one);
-    let assumed = walk.if_so(format!("{} alike {}", walk.stage, why.text), &Err(why));
+    let assumed = walk.assume(format!("{} alike {}", walk.stage, why.text), &Err(why));
     walk.space.and(both, assumed)
 }
 

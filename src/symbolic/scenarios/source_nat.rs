@@ -15,7 +15,7 @@ use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// A source-NAT rule that connections reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reached {
+pub struct ReachedSourceNat {
     /// Location, for reports.
     pub place: String,
     /// Backend and location; `None`: a chain of an unread list.
@@ -26,13 +26,13 @@ pub struct Reached {
     pub happens: Happens,
 }
 
-/// Reached rules that let connections compete for a port.
+/// ReachedSourceNat rules that let connections compete for a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReachedRules {
+pub struct ReachedSourceNats {
     /// Ordered by backend, table, chain.
-    pub rules: Vec<Reached>,
+    pub rules: Vec<ReachedSourceNat>,
     /// Rules that give each source its own address, but fewer ports than it may have connections; in the same order.
-    pub few_ports: Vec<Reached>,
+    pub few_ports: Vec<ReachedSourceNat>,
     /// Location of a rule that connections reach without competing, since each source has its own address.
     pub one_to_one: Option<String>,
     /// Why there may be more; `None`: these are all.
@@ -52,15 +52,16 @@ impl OnNat for Hits {
 
 /// Rules that new connections of any protocol, forwarded or of this host, may reach, and that can make two of them
 /// compete.
-pub(crate) fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
+pub(crate) fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedSourceNats {
     let (found, is_all) = reached_by(network, effort, true);
     if is_all { found } else { reached_by(network, effort, false).0 }
 }
 
 /// The same for forwarded packets of a few devices, or of all; also whether all would give the same result.
-fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (ReachedRules, bool) {
+fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (ReachedSourceNats, bool) {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
-    let (mut rules, mut few_ports, mut one_to_one): (Vec<Reached>, Vec<Reached>, Option<String>) = Default::default();
+    let (mut rules, mut few_ports, mut one_to_one): (Vec<ReachedSourceNat>, Vec<ReachedSourceNat>, Option<String>) =
+        Default::default();
     let mut is_all = true;
     for family in Family::IP {
         walk.sampled = few.then(BTreeSet::new);
@@ -90,16 +91,16 @@ fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (Reached
             match rules.iter_mut().find(|known| known.at == at && known.place == place) {
                 Some(known) if known.happens == Happens::Must => {}
                 Some(known) => known.happens = happens,
-                None => rules.push(Reached { place, at, nat, happens }),
+                None => rules.push(ReachedSourceNat { place, at, nat, happens }),
             }
         }
     }
     few_ports.sort_by(|one, other| order(one).cmp(&order(other)));
     rules.sort_by(|one, other| order(one).cmp(&order(other)));
-    (ReachedRules { rules, few_ports, one_to_one, gave_up: walk.why_incomplete() }, is_all)
+    (ReachedSourceNats { rules, few_ports, one_to_one, gave_up: walk.why_incomplete() }, is_all)
 }
 
-fn order(rule: &Reached) -> (bool, Option<&RuleAt>, &str) {
+fn order(rule: &ReachedSourceNat) -> (bool, Option<&RuleAt>, &str) {
     let at = rule.at.as_ref().map(|(_, at)| at);
     (at.is_none(), at, &rule.place)
 }

@@ -21,26 +21,26 @@ pub struct UdpTargets {
     /// Whether destinations of new UDP packets are translated, and by which rule.
     pub translated: Occurrence,
     /// Result for each translation, in order.
-    pub each: Vec<Given>,
+    pub each: Vec<TranslationStatus>,
 }
 
 /// Whether rules may give a translation now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Given {
+pub enum TranslationStatus {
     /// To all of its known clients.
-    Possible,
+    AllClients,
     /// To no client.
-    ToNobody,
+    NoClient,
     /// Not to these clients.
-    NotTo(Vec<UdpClient>),
+    NotFor(Vec<UdpClient>),
     /// Not known.
-    Unclear(Question),
+    Unknown(Question),
 }
 
 /// Runs UDP packets with these addresses and ports through prerouting and output.
 pub(crate) fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effort: &Effort<'_>) -> UdpTargets {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
-    let mut each: Vec<Given> = translations.iter().map(|_| Given::ToNobody).collect();
+    let mut each: Vec<TranslationStatus> = translations.iter().map(|_| TranslationStatus::NoClient).collect();
     let (mut all, mut places) = (NOTHING, Vec::new());
     for family in Family::IP {
         let mut hits = Vec::new();
@@ -65,13 +65,13 @@ pub(crate) fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation]
     }
     if walk.is_over() {
         let why = walk.gave_up.clone().unwrap_or_else(|| "the work that a judgement may do is used up".to_owned());
-        each.fill(Given::Unclear(why.into()));
+        each.fill(TranslationStatus::Unknown(why.into()));
     }
     let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
     UdpTargets { translated: Occurrence { happens: walk.happens(all), place: place.unwrap_or_default() }, each }
 }
 
-fn given_by_rules(walk: &mut Walk<'_>, hits: &[(Hit, PacketSet)], translation: &UdpTranslation) -> Given {
+fn given_by_rules(walk: &mut Walk<'_>, hits: &[(Hit, PacketSet)], translation: &UdpTranslation) -> TranslationStatus {
     let (_, destination) = walk.packets.ends();
     let (address, port) = (address_key(translation.destination.0), u128::from(translation.destination.1));
     let to = [(destination, &[(address, address)][..]), (Field::DestinationPort, &[(port, port)][..])];
@@ -81,8 +81,8 @@ fn given_by_rules(walk: &mut Walk<'_>, hits: &[(Hit, PacketSet)], translation: &
         .filter(|(_, packets)| !packets.is_empty())
         .collect();
     match may_give(walk, &sent, translation) {
-        Ok(false) => return Given::ToNobody,
-        Err(why) => return Given::Unclear(why),
+        Ok(false) => return TranslationStatus::NoClient,
+        Err(why) => return TranslationStatus::Unknown(why),
         Ok(true) => {}
     }
     let mut others = Vec::new();
@@ -98,10 +98,10 @@ fn given_by_rules(walk: &mut Walk<'_>, hits: &[(Hit, PacketSet)], translation: &
         match may_give(walk, &mine, translation) {
             Ok(true) => {}
             Ok(false) => others.push(*client),
-            Err(why) => return Given::Unclear(why),
+            Err(why) => return TranslationStatus::Unknown(why),
         }
     }
-    if others.is_empty() { Given::Possible } else { Given::NotTo(others) }
+    if others.is_empty() { TranslationStatus::AllClients } else { TranslationStatus::NotFor(others) }
 }
 
 /// Whether one of these rules may give this translation to some of its packets.

@@ -46,7 +46,7 @@ fn translatable(walk: &mut Walk<'_>, packets: PacketSet) -> Option<Hits> {
     let marks =
         marks.iter().flat_map(|(mark, bits)| walk.block(mark).bits((*bits).into()).collect::<Vec<_>>()).collect();
     let leaving = walk.space.exists(packets, &marks);
-    let leaving = walk.as_postrouting_sees(leaving);
+    let leaving = walk.as_seen_by_postrouting(leaving);
     let mut hits = Hits::default();
     // No packet has really got there yet.
     let seen = (walk.timing.clone(), walk.dropping.clone());

@@ -135,7 +135,7 @@ fn with_other_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<
 /// Which rule gives packets that enter the tunnel such a mark, and which packets these are, by walking them again.
 fn who_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>, pattern: BitPattern) -> Option<String> {
     let mut tunnel = TunnelWalk::walking(network, facts, effort);
-    tunnel.walk.follow_writers(pattern.value as u32);
+    tunnel.walk.follow_mark_writers(pattern.value as u32);
     let marks = tunnel.inner();
     let mark = tunnel.walk.block(&Field::Mark);
     let mine = tunnel.walk.space.and(marks, tunnel.walk.space.matching(&mark, pattern.mask, pattern.value));
@@ -356,7 +356,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
                     packets = self.walk.forget(packets, &[Field::InputName]);
                 }
             }
-            let packets = self.walk.as_postrouting_sees(packets);
+            let packets = self.walk.as_seen_by_postrouting(packets);
             let packets = self.outer_hook(Hook::Postrouting, packets, &path, pattern);
             self.outer_hook(Hook::Egress, packets, &path, pattern);
         }

@@ -3,7 +3,7 @@
 use super::bypass::{DEVICES, devices, own, routed};
 use super::language::{effort, rules};
 use super::unread::word;
-use crate::symbolic::answers;
+use crate::symbolic::source_nat_replies;
 
 /// Whether sources are translated, whether to random ports, and whether some certainly have the sysctl's timeout, or
 /// possibly another one.
@@ -11,7 +11,7 @@ fn idle(text: &str) -> [&'static str; 4] {
     let written = rules(text);
     let mut network = written.network();
     (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
-    let found = answers(&network, &effort()).idle;
+    let found = source_nat_replies(&network, &effort()).idle;
     let all = [found.translated.happens, found.random.happens, found.by_sysctl, found.own_timeout.happens];
     all.map(|happens| word(&happens))
 }

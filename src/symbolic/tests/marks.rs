@@ -5,7 +5,7 @@ use super::tunnel::{FIXED, OLD, facts, rewritten, verdict, walk_with};
 use crate::facts::netfilter::{Field, Match, Set, Step, name_key};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::facts::OuterPath;
-use crate::symbolic::past::Past;
+use crate::symbolic::past::PastTunnel;
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::values::Numbers;
 
@@ -233,8 +233,8 @@ fn numbers_by_chance_and_by_hash_are_within_their_range() {
 #[test]
 fn a_mark_that_leads_past_the_tunnel_is_a_question() {
     let everything = (0, u128::from(u32::MAX));
-    let past = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Numbers::of(&[]) };
-    let found = |marker: &str, past: &[Past]| {
+    let past = PastTunnel { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Numbers::of(&[]) };
+    let found = |marker: &str, past: &[PastTunnel]| {
         let mut facts = facts();
         facts.past[0] = past.to_vec();
         facts.paths.push(OuterPath { mark: 0x4000, ..facts.paths[0].clone() });
@@ -256,7 +256,7 @@ fn a_mark_that_leads_past_the_tunnel_is_a_question() {
         ["yes", "maybe"],
         "translated, it is routed with its mark"
     );
-    let earlier = Past { earlier: Numbers::ranges(vec![everything]), ..past };
+    let earlier = PastTunnel { earlier: Numbers::ranges(vec![everything]), ..past };
     assert_eq!(found(mangle, &[earlier]), "yes");
 }
 

@@ -6,7 +6,7 @@ use super::language::{effort, rules};
 use super::race::address;
 use super::unread::word;
 use crate::symbolic::network::Network;
-use crate::symbolic::{Happens, ReachedRules, SourceNatReplies, answers, reached};
+use crate::symbolic::{Happens, ReachedSourceNats, SourceNatReplies, reached, source_nat_replies};
 
 const PODS: usize = 24;
 const MASQUERADE: &str = "ip nat P: nat postrouting 100\n src 10.0.0.0/8, !dst 10.0.0.0/8 => masquerade\n";
@@ -48,15 +48,15 @@ fn asked<T>(text: &str, ask: impl Fn(&Network<'_>) -> T) -> T {
     ask(&network)
 }
 
-fn raced(text: &str) -> ReachedRules {
+fn raced(text: &str) -> ReachedSourceNats {
     asked(text, |network| reached(network, &effort()))
 }
 
 fn replies(text: &str) -> SourceNatReplies {
-    asked(text, |network| answers(network, &effort()))
+    asked(text, |network| source_nat_replies(network, &effort()))
 }
 
-fn surely(found: &ReachedRules) -> usize {
+fn surely(found: &ReachedSourceNats) -> usize {
     found.rules.iter().filter(|rule| rule.happens == Happens::Must).count()
 }
 
@@ -67,7 +67,7 @@ fn a_few_devices_show_what_policies_let_pass() {
         let effort = effort();
         let (found, raced) = effort.measure(|| reached(network, &effort));
         assert_eq!((surely(&found), &found.gave_up), (1, &None));
-        let (found, answered) = effort.measure(|| answers(network, &effort));
+        let (found, answered) = effort.measure(|| source_nat_replies(network, &effort));
         assert_eq!([&found.translated, &found.arrive].map(|found| word(&found.happens)), ["yes", "yes"]);
         [raced, answered]
     });

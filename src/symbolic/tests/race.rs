@@ -5,7 +5,7 @@ use crate::facts::Address;
 use crate::facts::netfilter::{Chosen, Set, Step, address_key};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::network::host::{Device, HostFacts, LOCAL, OwnAddresses};
-use crate::symbolic::{Happens, Network, ReachedRules, reached};
+use crate::symbolic::{Happens, Network, ReachedSourceNats, reached};
 
 /// `lo`, `lan0` (10.77.1.1, fd77:1::1), `wan0` (203.0.113.1, fd77:2::1), and `down0`.
 const DEVICES: [(u32, &str, bool); 4] = [(1, "lo", true), (2, "lan0", true), (3, "wan0", true), (4, "down0", false)];
@@ -30,7 +30,7 @@ pub(crate) fn address((link, address, scope): (u32, &str, u8)) -> Address {
 }
 
 /// The rules found on a router, with its network changed by `change`.
-fn found(text: &str, change: impl FnOnce(&mut Network<'_>)) -> ReachedRules {
+fn found(text: &str, change: impl FnOnce(&mut Network<'_>)) -> ReachedSourceNats {
     let written = rules(text);
     let mut network = written.network();
     network.devices = Some(DEVICES.map(device).to_vec());
@@ -40,7 +40,7 @@ fn found(text: &str, change: impl FnOnce(&mut Network<'_>)) -> ReachedRules {
 }
 
 /// `yes`: some rule certainly; `maybe`: some rule possibly; `one to one`: only such rules are reached; `no`: none.
-fn word(found: &ReachedRules) -> &'static str {
+fn word(found: &ReachedSourceNats) -> &'static str {
     let is = |certain: bool| found.rules.iter().any(|rule| (rule.happens == Happens::Must) == certain);
     match (is(true), is(false), &found.one_to_one) {
         (true, ..) => "yes",

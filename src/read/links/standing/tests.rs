@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::capture::archive::testing::recorded_node;
-use crate::capture::{Answer, Ask, Capture, Request, Take, hand_out};
+use crate::capture::{Ask, Capture, Request, Response, Take, hand_out};
 use crate::facts::{Collector, Failure};
 use crate::netfilter::netlink::rtnl::{IFLA_XDP, IFLA_XDP_ATTACHED};
 use crate::netfilter::netlink::{self, Message};
@@ -50,7 +50,7 @@ impl Telling {
     }
 
     /// The message about one link, taken from the dump; without NLM_F_MULTI it is a whole response.
-    fn link(&self, name: &str) -> Answer {
+    fn link(&self, name: &str) -> Response {
         let found = self.links().find(|message| is_about(message, name));
         found.map_or(Reading::Failed(Failure::Refused(19)), |message| {
             Reading::Ok(netlink::frame(message.kind, 0, message.body))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::language::Expression;
-use crate::capture::{Answer, Request, RequestKind};
+use crate::capture::{Request, RequestKind, Response};
 use crate::facts::netfilter::Ruleset;
 use crate::facts::{Collector, Reading, Source, SourceState};
 use crate::netfilter::netlink::{self, Attributes, MessageWriter, NLM_F_MULTI, Text, frame};
@@ -42,24 +42,24 @@ fn framed(flags: u16, family: u8, generation: u32, body: Body<'_>) -> Vec<u8> {
 }
 
 /// A dump of these messages, with its end.
-pub(crate) fn done(messages: impl IntoIterator<Item = Vec<u8>>) -> Answer {
+pub(crate) fn done(messages: impl IntoIterator<Item = Vec<u8>>) -> Response {
     let mut bytes = messages.into_iter().collect::<Vec<_>>().concat();
     bytes.extend(frame(netlink::NLMSG_DONE, 2, &0i32.to_ne_bytes()));
     Reading::Ok(bytes)
 }
 
 /// An error response.
-pub(crate) fn errno(errno: i32) -> Answer {
+pub(crate) fn errno(errno: i32) -> Response {
     Reading::Ok(frame(netlink::NLMSG_ERROR, 0, &(-errno).to_ne_bytes()))
 }
 
-fn acknowledged(mut answer: Vec<u8>) -> Answer {
+fn acknowledged(mut answer: Vec<u8>) -> Response {
     answer.extend(frame(netlink::NLMSG_ERROR, 0x100, &[0; 20]));
     Reading::Ok(answer)
 }
 
 /// Responses to reads of files, as of a kernel that cannot load modules.
-pub(crate) fn file(name: &str) -> Answer {
+pub(crate) fn file(name: &str) -> Response {
     match name {
         "procfs/version" => Reading::Ok(b"Linux version 6.18.0\n".to_vec()),
         _ => Reading::Absent("no such file".into()),
@@ -127,7 +127,7 @@ pub(crate) struct Kernel {
     /// Base chains report one rule more than they list.
     pub hidden: bool,
     /// Responses that replace others, by the end of the request's name.
-    pub instead: BTreeMap<&'static str, Answer>,
+    pub instead: BTreeMap<&'static str, Response>,
 }
 
 /// The results of a reading.
@@ -153,7 +153,7 @@ impl Seen {
 }
 
 /// Reads a node whose responses, except for files, come from a function.
-pub(crate) fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
+pub(crate) fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: impl FnMut(&Request) -> Response) -> Seen {
     let mut names = Vec::new();
     let mut all = |request: &Request| match request.kind {
         RequestKind::Netlink(_) => {
@@ -189,7 +189,7 @@ impl Kernel {
         (seen.ruleset, seen.names)
     }
 
-    pub(crate) fn answer(&mut self, request: &Request) -> Answer {
+    pub(crate) fn answer(&mut self, request: &Request) -> Response {
         if let Some((_, answer)) = self.instead.iter().find(|(end, _)| request.name.ends_with(**end)) {
             return answer.clone();
         }
@@ -254,7 +254,7 @@ impl Kernel {
         found.map(|(name, set)| (*name, set)).unwrap_or_else(|| panic!("there is no set {name}"))
     }
 
-    fn elements(&self, now: u32, request: &Request) -> Answer {
+    fn elements(&self, now: u32, request: &Request) -> Response {
         let (_, set) = self.set(request);
         let one = |at| {
             let elements = Some(vec![set.element(at)].into());

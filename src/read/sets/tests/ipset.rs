@@ -183,7 +183,7 @@ fn a_small_ipset_is_read_whole_and_again_each_time() {
 #[test]
 fn an_ipset_whose_list_is_cut_is_a_failure_if_there_is_no_value_to_ask_about() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);
-    let seen = |whole: Answer| {
+    let seen = |whole: Response| {
         read_with(&rules, &OuterValues::default(), move |request| match request.name.as_str() {
             "sysfs/module/ip_set.list" => Reading::Ok(b"initstate\n".to_vec()),
             name if is_whole(name) => whole.clone(),
@@ -200,7 +200,7 @@ fn an_ipset_whose_list_is_cut_is_a_failure_if_there_is_no_value_to_ask_about() {
 #[test]
 fn an_ipset_is_asked_for_its_size_before_its_elements() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);
-    let seen = |size: Answer| {
+    let seen = |size: Response| {
         read_with(&rules, &values(&["192.0.2.1"], &[]), move |request| match request.name.as_str() {
             "sysfs/module/ip_set.list" => Reading::Ok(b"initstate\n".to_vec()),
             name if name.ends_with("-size") => size.clone(),

@@ -60,7 +60,7 @@ impl TunnelWalk<'_, '_> {
         }
         let chosen = by(&mut self.walk, unmarked, &facts.arrivals.marking);
         if !chosen.is_empty() {
-            let chosen = self.walk.bring_along(chosen, &Field::Mark, GROUP_POLICY);
+            let chosen = self.walk.with_any_mark(chosen, &Field::Mark, GROUP_POLICY);
             marked = self.walk.space.or(marked, chosen);
         }
         if leave && !marked.is_empty() {
@@ -75,7 +75,7 @@ impl TunnelWalk<'_, '_> {
     fn if_checksums_are_left(&mut self) -> PacketSet {
         let why =
             "whether packets that come out of a tunnel leave their checksum to the device by which they enter it again";
-        self.walk.if_so(why, &Err(why.into()))
+        self.walk.assume(why, &Err(why.into()))
     }
 
     /// What rules leave in the marks of the outer packets that come in.
@@ -152,7 +152,7 @@ impl TunnelWalk<'_, '_> {
         let others = self.walk.all_with(packets, &[(destination, others.as_ranges())]);
         let others = self.walk.space.minus(others, to_these);
         let why = "whether peers send to other addresses of this host than those that its tunnels send from";
-        let assumed = self.walk.if_so(why, &Err(why.into()));
+        let assumed = self.walk.assume(why, &Err(why.into()));
         self.walk.space.or(to_these, self.walk.space.and(others, assumed))
     }
 

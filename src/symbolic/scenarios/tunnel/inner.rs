@@ -25,7 +25,7 @@ use crate::symbolic::machine::Flow;
 use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::scenarios::devices::loopback;
-use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
+use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_tunnel_or_not, somewhere};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 
@@ -176,7 +176,7 @@ impl TunnelWalk<'_, '_> {
         self.walk.packets.bridged = true;
         self.walk.traffic = "frames that a bridge takes into the tunnel";
         let known = &self.facts.bridges_call_rules[family.ip_index()];
-        let assumed = self.walk.if_so("bridges call rules", known);
+        let assumed = self.walk.assume("bridges call rules", known);
         if assumed.is_empty() {
             return NOTHING;
         }
@@ -232,7 +232,7 @@ impl TunnelWalk<'_, '_> {
         let packets = self.without_own(packets, &destination);
         let packets = self.walk.set(packets, &Field::OutputName, SOME_DEVICE);
         let packets = self.pass(Hook::Forward, Flow::First, packets);
-        let packets = self.walk.as_postrouting_sees(packets);
+        let packets = self.walk.as_seen_by_postrouting(packets);
         self.pass(Hook::Postrouting, Flow::First, packets)
     }
 
@@ -277,7 +277,7 @@ impl TunnelWalk<'_, '_> {
         }
         packets = self.hook(if forwarded { Hook::Prerouting } else { Hook::Output }, false, flow, packets);
         if forwarded {
-            packets = past_or_not(&mut self.walk, packets, self.facts);
+            packets = past_tunnel_or_not(&mut self.walk, packets, self.facts);
         }
         packets = self.with_others_by_ipvs(packets);
         let routed = self.walk.with(&destination, self.facts.inner[at].as_ranges());
@@ -286,7 +286,7 @@ impl TunnelWalk<'_, '_> {
         packets = self.walk.set(packets, &Field::OutputName, upper_devices.as_ranges());
         if forwarded {
             packets = self.hook(Hook::Forward, false, flow, packets);
-            packets = self.walk.as_postrouting_sees(packets);
+            packets = self.walk.as_seen_by_postrouting(packets);
         }
         packets = self.hook(Hook::Postrouting, false, flow, packets);
         // Whether packets use the bridge or upper device follows from their route.
@@ -314,7 +314,7 @@ impl TunnelWalk<'_, '_> {
     fn with_accepted_marks(&mut self, packets: PacketSet) -> PacketSet {
         let network = self.walk.network;
         let unmarked = self.walk.all_with(packets, &[(Field::Mark, UNMARKED)]);
-        let take = self.walk.if_so("tcp_fwmark_accept", &network.host.accepts_marks);
+        let take = self.walk.assume("tcp_fwmark_accept", &network.host.accepts_marks);
         let marked = self.walk.space.and(packets, self.walk.space.and(self.accepted, take));
         let marked = self.walk.all_with(marked, &[(Field::L4Proto, TCP)]);
         self.walk.space.or(unmarked, marked)

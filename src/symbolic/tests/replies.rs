@@ -4,7 +4,7 @@ use super::bypass::{DEVICES, devices, own, routed};
 use super::language::{effort, rules};
 use super::unread::word;
 use crate::symbolic::network::host::HostFacts;
-use crate::symbolic::{Happens, answers};
+use crate::symbolic::{Happens, source_nat_replies};
 
 /// Whether connections are translated to an address of this host, and whether invalid segments reach it: `yes`, `no`,
 /// `maybe`.
@@ -13,7 +13,7 @@ fn answered(text: &str, local: &[(&str, bool)]) -> [&'static str; 2] {
     let mut network = written.network();
     network.local_sources = local.iter().map(|(address, local)| (address.parse().unwrap(), *local)).collect();
     (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
-    let found = answers(&network, &effort());
+    let found = source_nat_replies(&network, &effort());
     [found.translated.happens, found.arrive.happens].map(|happens| match happens {
         Happens::Must => "yes",
         Happens::Never => "no",
@@ -111,7 +111,7 @@ fn answered_by(text: &str, change: impl Fn(&mut HostFacts)) -> &'static str {
     let mut network = written.network();
     (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
     change(&mut network.host);
-    word(&answers(&network, &effort()).translated.happens)
+    word(&source_nat_replies(&network, &effort()).translated.happens)
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn what_no_rule_translates_is_not_followed_through_forward() {
         let (written, effort) = (rules(text), effort());
         let mut network = written.network();
         (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
-        effort.measure(|| assert_eq!(word(&answers(&network, &effort).translated.happens), "yes")).1
+        effort.measure(|| assert_eq!(word(&source_nat_replies(&network, &effort).translated.happens), "yes")).1
     };
     let few = work(nat);
     let many = work(&format!("{nat}ip f F: filter forward 0 drop{policies}\n src 172.17.0.0/16 => accept"));

@@ -34,7 +34,7 @@ pub struct SourceNatReplies {
 }
 
 /// Runs new connections through the rules, invalid segments back, and this host's resets.
-pub(crate) fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
+pub(crate) fn source_nat_replies(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
     let (found, is_all) = answers_by(network, effort, true);
     if is_all { found } else { answers_by(network, effort, false).0 }
 }
@@ -120,7 +120,7 @@ fn answered_here(walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>) -> PacketSet
     let why =
         || walk.question(hit, format!("whether {place} translates sources to an address of this host's is not known"));
     let known = known.ok_or_else(why);
-    walk.if_so(format!("answered here {hit:?} {nat:?}"), &known)
+    walk.assume(format!("answered here {hit:?} {nat:?}"), &known)
 }
 
 /// Whether an address in this range is local. `None`: not known.
