@@ -162,8 +162,8 @@ fn unsafe_code_stays_in_kernel() {
 #[test]
 fn files_that_decide_stay_short() {
     for file in sources() {
-        let lines = code(&file.path, &file.text).lines().count();
-        assert!(lines <= 420, "{}: {lines} lines", file.name);
+        let lines = code(&file.path, &file.text).lines().filter(|line| !line.trim().is_empty()).count();
+        assert!(lines <= 380, "{}: {lines} lines of code", file.name);
     }
 }
 
