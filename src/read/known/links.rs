@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use crate::facts::{Address, Failure, ForwardedPath, Link, PolicyRule, Reading, Route};
 use crate::read::Sources;
-use crate::read::routing::forwarded::Sent;
 
 /// By UDP port of tunnels, whether there is an IPv4 / IPv6 socket.
 pub(crate) type TunnelSockets = BTreeMap<u16, [bool; 2]>;
@@ -70,6 +69,19 @@ impl Standing {
             None
         }
     }
+}
+
+/// Packets that a path is looked up for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::read) struct Sent {
+    /// Index of the link that they come in by.
+    pub input: u32,
+    /// Sources that all policy rules treat alike, both ends included.
+    pub sources: (u128, u128),
+    /// One of these.
+    pub source: IpAddr,
+    /// Where they are sent to.
+    pub target: IpAddr,
 }
 
 /// Links and the like from an earlier reading.

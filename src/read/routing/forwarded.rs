@@ -12,7 +12,7 @@ use crate::facts::netfilter::{Family, address_key, prefix_range};
 use crate::facts::{Failure, ForwardedPath, PolicyRule, Reading, Source};
 use crate::netfilter::netlink::{self, rtnl::*};
 use crate::read::Node;
-use crate::read::known::links::Standing;
+use crate::read::known::links::{Sent, Standing};
 
 /// Look-ups, 10 µs each. With more the paths of packets of this host stand for those of all, where there are such.
 const MAX_LOOKUPS: usize = 512;
@@ -26,18 +26,6 @@ const EXDEV: i32 = 18;
 const LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
-
-/// Packets that a path is looked up for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sent {
-    /// Index of the link that they come in by.
-    input: u32,
-    /// Sources that all policy rules treat alike, both ends included.
-    sources: (u128, u128),
-    /// One of these.
-    source: IpAddr,
-    target: IpAddr,
-}
 
 /// Looks up the way from hosts beyond each device to each of these addresses. Nothing where no policy rule tells packets apart
 /// by where they come from. It stands while nothing is notified of, as links and routes do.
