@@ -178,13 +178,9 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs, standing: &Standin
     inputs.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.mark_writers.tested);
     let nftables = nftables::read(node, &inputs);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
-    let writes_marks = all.iter().filter_map(Reading::ok).any(|ruleset| {
-        let writers = &ruleset.mark_writers;
-        !writers.found.is_empty() || writers.given_up != 0
-    });
-    let accepts_marks = match writes_marks && inputs.devices.is_some() {
+    let accepts_marks = match inputs.devices.is_some() {
         true => links::accepts_marks(node),
-        false => Reading::Absent("not read: no rule writes marks, or no tunnel is up".into()),
+        false => Reading::Absent("not read: no tunnel is up".into()),
     };
     let (ipsets, ipsec, counts_entries, dates, local_sources, targets, forwarded_paths) = {
         let known = all.iter().filter_map(Reading::ok);

@@ -88,6 +88,8 @@ fn look_up_each<T>(
     addresses: &[IpAddr],
     tell: impl Fn(Option<Route>) -> T,
 ) -> Reading<BTreeMap<IpAddr, T>> {
+    /// `EACCES`, `EINVAL`, `EAFNOSUPPORT`, `ENETDOWN`, `ENETUNREACH`, `EHOSTUNREACH`
+    const NOWHERE: &[i32] = &[13, 22, 97, 100, 101, 113];
     let epoch = if addresses.is_empty() { None } else { node.epoch() };
     let stands = epoch.is_some() && node.left.links.as_ref().map(|links| links.epoch) == epoch;
     let mut found = BTreeMap::new();
@@ -100,7 +102,7 @@ fn look_up_each<T>(
         }
         let request =
             Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, path_to(*address));
-        let route = look_up_or_nowhere(node, &request);
+        let route = look_up_or_nowhere(node, &request, NOWHERE);
         let route = match node.note(&request, route) {
             Reading::Ok(route) => route,
             other => return other.map(|_| BTreeMap::new()),
@@ -113,13 +115,11 @@ fn look_up_each<T>(
     Reading::Ok(found)
 }
 
-/// What one look-up tells; `None`: packets go nowhere.
-fn look_up_or_nowhere(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
-    /// `EACCES`, `EINVAL`, `EAFNOSUPPORT`, `ENETDOWN`, `ENETUNREACH`, `EHOSTUNREACH`
-    const NOWHERE: &[i32] = &[13, 22, 97, 100, 101, 113];
+/// Result of one lookup; with one of these errnos, and for `None`, packets go nowhere.
+fn look_up_or_nowhere(node: &mut Node<'_>, request: &Request, nowhere: &[i32]) -> Reading<Option<Route>> {
     let route = node.try_answer(request, |message| decode_route(message.body));
     match route.failure().and_then(Failure::refused) {
-        Some(errno) if NOWHERE.contains(&errno) => Reading::Ok(None),
+        Some(errno) if nowhere.contains(&errno) => Reading::Ok(None),
         _ => route.map(Some),
     }
 }

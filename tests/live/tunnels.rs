@@ -460,21 +460,6 @@ fn first_packets_have_counted_one_and_dates_have_passed_or_not() {
     }
 }
 
-/// What is for this host itself gets into no tunnel.
-#[test]
-fn packets_for_this_host_are_not_forwarded() {
-    let lab = TunnelLab::new(Setup { forwarding: true, ..setup() });
-    for rule in [
-        "-t mangle -A PREROUTING -d 10.88.0.1 -j MARK --set-xmark 0x4000/0x4000",
-        "-t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully",
-    ] {
-        lab.node.cmd(&format!("iptables-legacy -w {rule}"));
-    }
-    let report = check_here(&lab.node, &["--advisory", ADVISORY]);
-    assert_eq!(report.state(ADVISORY), "mitigated", "{}", report.json);
-    assert_eq!(lab.send(), 0);
-}
-
 /// Sockets take over the mark of who connects to them, if that is switched on: so do answers.
 #[test]
 fn answers_have_the_mark_of_who_connects_if_sockets_take_it_over() {

@@ -547,7 +547,7 @@ impl Generator<'_> {
             _ => &["PREROUTING"],
         };
         let (udp, ranged) = (self.dice.one_in(10), self.dice.one_in(6));
-        let nowhere = self.dice.one_in(6).then(|| self.dice.of(&["prohibit", "unreachable", "blackhole"]));
+        let nowhere = self.dice.one_in(6).then(|| self.dice.of(&["prohibit", "unreachable"]));
         if let Some(kind) = nowhere {
             self.nowhere(case, side, to == 0, kind);
         }

@@ -12,11 +12,11 @@ use crate::facts::netfilter::{
 };
 use crate::facts::{Failure, Name, Reading};
 use crate::netfilter::netlink::{Emit as _, Text};
-use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Quota, Range};
+use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Range};
 use crate::netfilter::nftables::uapi::{
     NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CT_HELPER, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE, NFT_LOOKUP_F_INV,
     NFT_META_IIFKIND, NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT, NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT,
-    NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_QUOTA_F_INV, NFT_REG_VERDICT,
+    NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT,
 };
 use crate::netfilter::nftables::{Data, Expression};
 use crate::read::xtables::{self, Extension};
@@ -142,7 +142,8 @@ impl<'a> RuleReader<'a> {
             | Expr::Bitwise(_)
             | Expr::Byteorder(_) => {}
             Expr::Xfrm(xfrm) => self.xfrm(xfrm.dir),
-            Expr::Quota(quota) => self.quota(quota),
+            // `nft_quota_do_eval`: whether it is used up changes with packets, and by `nft reset`, without another generation.
+            Expr::Quota(_) => self.push(Match::Quota),
             Expr::Limit(_) | Expr::Connlimit(_) => {
                 self.non_deterministic(&String::from_utf8_lossy(expression.name()));
             }
@@ -342,15 +343,6 @@ impl<'a> RuleReader<'a> {
                 self.non_deterministic("a map of objects");
                 self.steps.push(Step::OwnTimeout);
             }
-        }
-    }
-
-    /// `nft_quota_do_eval`: one that is used up, from where the rule goes on, stays so until somebody resets it.
-    fn quota(&mut self, quota: &Quota) {
-        let is_over = quota.flags.unwrap_or(0) & NFT_QUOTA_F_INV != 0;
-        let used_up = quota.consumed.zip(quota.bytes).is_some_and(|(consumed, bytes)| consumed >= bytes);
-        if !(is_over && used_up) {
-            self.push(Match::Quota);
         }
     }
 

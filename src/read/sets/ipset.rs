@@ -224,12 +224,12 @@ fn read_set(node: &mut Node<'_>, index: u16, by: &[Vec<End>], values: &OuterValu
         note_unread(node, &list(index, &name), &set);
         return set;
     }
+    let most = budget.elements.min(MAX_ELEMENTS / SMALLEST_ELEMENT);
     let elements = match count(node, index, &name) {
-        Some(count) if count as usize > MAX_ELEMENTS / SMALLEST_ELEMENT => {
-            Reading::Failed(Failure::too_large(MAX_ELEMENTS / SMALLEST_ELEMENT, "elements"))
-        }
+        Some(count) if count as usize > most => Reading::Failed(Failure::too_large(most, "elements")),
         _ => read_all(node, index, &name, &header),
     };
+    budget.elements = budget.elements.saturating_sub(elements.ok().map_or(0, Vec::len));
     let mut members = strangers(by, &header, values);
     if elements.ok().is_none() {
         for ElementRequest { key, request } in within(budget, questions(index, by, &name, &header, values)) {

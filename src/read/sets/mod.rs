@@ -26,6 +26,8 @@ pub(crate) use values::OuterValues;
 const MAX_QUESTIONS: usize = 8192;
 /// Bytes of a set that is read whole: some twenty thousand elements, as 10,000 Services of IPVS or a country's networks have.
 pub(super) const MAX_ELEMENTS: usize = 1 << 20;
+/// Elements that are read of all ipsets together, 30 to 60 ms: they are read at each scrape. Of sets beyond, values are asked about.
+const MAX_ALL_ELEMENTS: usize = 100_000;
 
 /// Records that sets, values or lookups were left out because there are too many.
 pub(super) fn note_cut(node: &mut Node<'_>, source: Source, sets: bool, values: bool, questions: bool) {
@@ -48,16 +50,19 @@ pub(super) fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
     }
 }
 
-/// How many questions are left.
+/// What is left for all sets of one backend in one reading.
 pub(super) struct Budget {
+    /// Questions.
     left: usize,
+    /// Elements that are read with whole sets.
+    elements: usize,
     /// Whether more were needed.
     pub(super) cut: bool,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { left: MAX_QUESTIONS, cut: false }
+        Self { left: MAX_QUESTIONS, elements: MAX_ALL_ELEMENTS, cut: false }
     }
 }
 

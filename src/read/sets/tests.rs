@@ -325,7 +325,7 @@ fn too_many_combinations_are_not_asked() {
     assert_eq!(combinations(&[vec![1, 2], vec![3], vec![4, 5]]), [[1, 3, 4], [1, 3, 5], [2, 3, 4], [2, 3, 5]]);
     assert_eq!(combinations(&[vec![0; 1000], vec![0; 1000]]).len(), MAX_QUESTIONS + 1);
     assert!(combinations::<u8>(&[]).is_empty() && combinations(&[vec![1], vec![]]).is_empty());
-    let mut budget = Budget { left: 3, cut: false };
+    let mut budget = Budget { left: 3, ..Budget::default() };
     let one = || ElementRequest { key: vec![], request: Request::file(Source::Ipset, Root::Procfs, "x") };
     assert_eq!(within(&mut budget, vec![one(), one()]).len(), 2);
     assert_eq!(within(&mut budget, vec![one(), one()]).len(), 1);

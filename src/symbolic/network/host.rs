@@ -162,14 +162,14 @@ fn forwarded_paths(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<
         return Err(open(&facts.forwarded_paths, what, &["ip", "rule", "show"]));
     };
     let named = |path: &ForwardedPath| {
-        // What leads by a device that is not known was not looked up.
         let output = match path.device {
             Some(device) => Some(name(device)?),
             None => None,
         };
         Some(NamedPath { input: name(path.input)?, sources: path.sources, target: path.target, output })
     };
-    Ok(paths.iter().filter_map(named).collect())
+    let all = paths.iter().map(named).collect::<Option<Vec<_>>>();
+    all.ok_or_else(|| Question::from("a route leads by a device that is not among the links").shown_by(["ip", "link"]))
 }
 
 /// Whether some policy rule of a family goes by where packets come from.

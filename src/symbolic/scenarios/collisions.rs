@@ -217,7 +217,7 @@ fn told_apart(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     walk.space.exists(packets, &others)
 }
 
-pub(super) fn nothing_written() -> Written {
+fn nothing_written() -> Written {
     Written { fields: BTreeSet::new(), value: EVERYTHING, kept: NOTHING }
 }
 

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use super::collisions::{Written, masquerading, nothing_written, written};
+use super::collisions::{Written, masquerading, written};
 use super::on_nat::with_source_translated;
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::machine::{Flow, Hits, OnNat, Walk};
 use crate::symbolic::network::{Hit, Network};
 use crate::symbolic::order::{self, Call};
-use crate::symbolic::space::{BitVector, NOTHING, PacketSet};
+use crate::symbolic::space::{BitVector, EVERYTHING, NOTHING, PacketSet};
 
 /// Bits of the number of a rule; with more rules those beyond are not followed.
 const BITS: u32 = 10;
@@ -55,9 +55,17 @@ impl Translated {
         let Some(rules) = self.rules.as_mut().filter(|_| at < 1 << BITS) else { return NOTHING };
         let (mut all, mut changed) = (NOTHING, BTreeSet::from_iter(rules.number.0.iter().copied()));
         for (nat, packets) in walk.each_translation(hit, packets) {
-            let Written { fields, value, .. } = match &nat {
-                Some(nat) => written(walk, &rules.masquerading, hit, nat),
-                None => nothing_written(),
+            let (fields, value) = match &nat {
+                Some(nat) => {
+                    let Written { fields, value, .. } = written(walk, &rules.masquerading, hit, nat);
+                    (fields, value)
+                }
+                // Any source may be written.
+                None => {
+                    let (source, _) = walk.packets.ends();
+                    let fields = [walk.block(&source), walk.block(&Field::SourcePort)];
+                    (fields.into_iter().flat_map(|block| block.0).collect(), EVERYTHING)
+                }
             };
             changed.extend(fields);
             let after = walk.without(packets, changed.clone());

@@ -136,9 +136,9 @@ impl ConnectionPath {
         packets = walk.space.and(packets, targets);
         if let Chosen::Range(first, last) = addresses
             && first == last
-            && !self.own
+            && !(self.own || self.plain)
         {
-            // What gets back to where it came from is refused there (`fib_validate_source`).
+            // Where its source stays, what gets back to where it came from is refused there (`fib_validate_source`).
             let (source, _) = walk.packets.ends();
             let itself = walk.with(&source, &[(address_key(first), address_key(first))]);
             packets = walk.space.minus(packets, itself);

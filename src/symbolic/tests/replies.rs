@@ -72,6 +72,16 @@ fn only_tcp_with_an_address_of_this_host_is_answered_here() {
     assert_eq!(answered("ip nat PREROUTING: nat prerouting -100\n => dnat to 10.0.0.1", &[]), ["no", "no"]);
 }
 
+/// Its source is translated before it gets back to where it came from.
+#[test]
+fn a_client_that_is_its_own_server_is_masqueraded() {
+    let hairpin = "ip nat PREROUTING: nat prerouting -100
+          proto 6, dst 192.0.2.1 => dnat to 10.244.0.5
+        ip nat POSTROUTING: nat postrouting 100
+          src 10.244.0.5, dst 10.244.0.5 => masquerade";
+    assert_eq!(answered(hairpin, &[]), ["yes", "yes"]);
+}
+
 #[test]
 fn connections_are_walked_to_the_translation() {
     let to = "ip nat POSTROUTING: nat postrouting 100\n src 172.17.0.0/16, dst 198.51.100.9 => masquerade\n";

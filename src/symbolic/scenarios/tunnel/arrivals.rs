@@ -156,11 +156,15 @@ impl TunnelWalk<'_, '_> {
         self.walk.space.or(to_these, self.walk.space.and(others, assumed))
     }
 
-    /// Addresses of this host that others may send to: neither those of what comes out of tunnels, nor of `lo` alone.
-    fn other_addresses(&self, way: &Arrival) -> Numbers {
+    /// Addresses of this host that others may send to, any if they were not read: neither those of what comes out of tunnels, nor of `lo` alone.
+    fn other_addresses(&mut self, way: &Arrival) -> Numbers {
         /// `RT_SCOPE_HOST`
         const HOST: u8 = 254;
         let network = self.walk.network;
+        let Ok(addresses) = &network.host.addresses else {
+            let (_, destination) = self.walk.packets.ends();
+            return Numbers::ranges(vec![(0, self.walk.block(&destination).largest())]);
+        };
         let inside = |index: u32| {
             let device = network.devices.iter().flatten().find(|device| device.index == index);
             let name = device.and_then(|device| name_key(device.name));
@@ -168,8 +172,8 @@ impl TunnelWalk<'_, '_> {
                 way.devices.as_ranges().iter().any(|(first, last)| (*first..=*last).contains(&name))
             })
         };
-        let own = network.host.addresses.iter().flatten();
-        let own = own.filter(|own| own.scope < HOST && !inside(own.link)).map(|own| address_key(own.address));
+        let own =
+            addresses.iter().filter(|own| own.scope < HOST && !inside(own.link)).map(|own| address_key(own.address));
         Numbers::of(&own.collect::<Vec<_>>())
     }
 }
