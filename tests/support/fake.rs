@@ -25,6 +25,7 @@ pub const NEIGHBOURS: &[&str] = &[
     "thread-self/net/udp",
     "sys/net/core/somaxconn",
     "sys/net/ipv4/ip_local_port_range",
+    "sys/net/ipv4/tcp_fwmark_accept",
 ];
 /// The sysctls of the connection tracking module.
 pub const CONNTRACK_SYSCTLS: &[&str] = &[
