@@ -22,7 +22,8 @@ fn is_reset(lab: &Router, from: &Netns, to: SocketAddr) -> bool {
 
 /// The same, by a segment that is sent for one of both ends.
 fn is_reset_by(lab: &Router, from: &Netns, to: SocketAddr, send: impl Fn(&TcpStream, &TcpStream)) -> bool {
-    let listener = lab.server.enter(|| TcpListener::bind(TARGET).expect("a port"));
+    // Another test's child has a copy of the last listener until it runs its program.
+    let listener = lab.server.enter(|| eventually(PATIENCE, || TcpListener::bind(TARGET).ok()));
     let mut client = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE).expect("a connection"));
     let (mut server, _) = listener.accept().expect("the connection");
     for stream in [&client, &server] {
