@@ -22,10 +22,12 @@ use crate::read::Node;
 use crate::read::lookups::Lookups;
 use crate::read::sets::kind::ValueKind;
 use crate::read::sets::values::{OuterValues, UDP};
-use crate::read::sets::{Budget, ElementRequest, MAX_ELEMENTS, combinations, note_cut, note_unread, within};
+use crate::read::sets::{Budget, ElementRequest, combinations, note_cut, note_unread, within};
 
 const ENOENT: i32 = 2;
 const EINVAL: i32 = 22;
+/// Bytes of a set or map that is read whole: about a thousand elements. Larger ones, as of 10,000 Services, are asked about values.
+const MAX_ELEMENTS: usize = 64 << 10;
 /// Number of fields in a concatenation whose values are looked up.
 const MAX_FIELDS: usize = 3;
 

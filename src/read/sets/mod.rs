@@ -24,7 +24,7 @@ pub(crate) use values::OuterValues;
 
 /// Values that all sets of one rule set are asked about, 10 µs each. With more the source is a failed one.
 const MAX_QUESTIONS: usize = 8192;
-/// Bytes of a set that is read whole: some twenty thousand elements, as 10,000 Services of IPVS or a country's networks have.
+/// Bytes of an ipset that is read whole: some twenty thousand elements, as 10,000 Services of IPVS or a country's networks have.
 pub(super) const MAX_ELEMENTS: usize = 1 << 20;
 /// Elements that are read of all ipsets together, 30 to 60 ms: they are read at each scrape. Of sets beyond, values are asked about.
 const MAX_ALL_ELEMENTS: usize = 100_000;
