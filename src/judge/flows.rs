@@ -112,12 +112,7 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     };
     let smallest = match smallest_range(context.facts, &reached, ranges) {
         Ok(Some(smallest)) => smallest,
-        Ok(None) => {
-            return reached
-                .gave_up
-                .as_ref()
-                .map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
-        }
+        Ok(None) => return Evaluation::fails("no port is chosen"),
         Err(why) => return Evaluation::unknown(why),
     };
     let least =
@@ -152,7 +147,8 @@ fn is_of_one_of(used: &PortsUsed, ranges: &[(u16, u16)]) -> bool {
     low || ranges.contains(&used.key.range)
 }
 
-/// The range with the fewest ports that a reached rule chooses from. Where a walk gave up, of all rules that translate sources.
+/// The range with the fewest ports that a reached rule chooses from. Where a walk gave up, of all rules that translate sources;
+/// `Err`: these are not known, or none.
 fn smallest_range(
     facts: &Facts,
     reached: &ReachedSourceNats,
@@ -166,7 +162,8 @@ fn smallest_range(
         Chosen::Unset => LOW_PORTS[0],
         Chosen::ByPacket => (1, 1), // what its map holds is not known
     });
-    Ok(chosen.chain(ranges.first().copied()).min_by_key(|range| ports_between(*range)))
+    let all = chosen.chain(ranges.first().copied());
+    all.min_by_key(|range| ports_between(*range)).map(Some).ok_or_else(|| why.as_str().into())
 }
 
 /// Smallest range for connections with a source port below 1024, if rules leave the choice to the kernel.

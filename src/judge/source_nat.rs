@@ -23,15 +23,13 @@ pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
     let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
     let certain = reached.iter().find(|rule| rule.happens == Happens::Must && rule.nat.is_some());
     if reached.is_empty()
-        && let Some((rule, rover)) = by_rover(context, &found)
+        && let Some(outcome) = by_rover(context, &found, |rule| {
+            let shared = share_ports(context, rule);
+            let unknown = format!("{shared}; whether this kernel gives one after the other is not known");
+            [shared, unknown]
+        })
     {
-        let place = describe(context, rule);
-        let shared = format!("connections of one source share the ports that {place} gives it");
-        return match (&rule.happens, rover) {
-            (Happens::May(why), _) => Evaluation::unknown(why),
-            (_, DefectState::Present) => Evaluation::holds(shared),
-            _ => Evaluation::unknown(format!("{shared}; whether this kernel gives one after the other is not known")),
-        };
+        return outcome;
     }
     match (certain, reached) {
         (Some(rule), all) => {
@@ -57,11 +55,36 @@ const ROVER: &str = "nat-port-rover";
 
 /// A rule that gives each source an address of its own, and ports one after the other where the kernel does so: two connections of one
 /// source that begin at once get the same one (`nf_nat_l4proto_unique_tuple` with its `rover`). Else the first port is drawn.
-fn by_rover<'f>(context: &Context<'_>, found: &'f ReachedSourceNats) -> Option<(&'f ReachedSourceNat, DefectState)> {
+///
+/// `words`: what holds of such a rule, and what is said where it is not known whether the kernel does so.
+fn by_rover(
+    context: &Context<'_>,
+    found: &ReachedSourceNats,
+    words: impl FnOnce(&ReachedSourceNat) -> [String; 2],
+) -> Option<Evaluation> {
     let rover = context.defect(ROVER).map_or(DefectState::Unknown, |defect| defect.state);
     let rules = || found.few_ports.iter();
     let rule = rules().find(|rule| rule.happens == Happens::Must).or_else(|| rules().next())?;
-    (rover != DefectState::Absent).then_some((rule, rover))
+    let [holds, unknown] = words(rule);
+    match (rover, &rule.happens) {
+        (DefectState::Absent, _) => None,
+        (_, Happens::May(why)) => Some(Evaluation::unknown(why)),
+        (DefectState::Present, _) => Some(Evaluation::holds(holds)),
+        _ => Some(Evaluation::unknown(unknown)),
+    }
+}
+
+fn gives_in_order(context: &Context<'_>, rule: &ReachedSourceNat) -> [String; 2] {
+    let (place, few) = (describe(context, rule), few_ports(rule));
+    let same = "so that two connections can get the same one at once";
+    [
+        format!("{place} gives ports one after the other on this kernel, {same}{few}"),
+        format!("{place} gives ports of a range; whether this kernel does so one after the other is not known"),
+    ]
+}
+
+fn share_ports(context: &Context<'_>, rule: &ReachedSourceNat) -> String {
+    format!("connections of one source share the ports that {} gives it", describe(context, rule))
 }
 
 /// The same, and where each source has an address of its own, but fewer ports than it may have connections.
@@ -71,10 +94,7 @@ pub(super) fn source_nat_chooses_ports(context: &Context<'_>) -> Evaluation {
     let certain = found.few_ports.iter().find(|rule| rule.happens == Happens::Must);
     match (&shared.state, certain, found.few_ports.as_slice()) {
         (ConditionState::Holds, ..) | (_, None, []) => shared,
-        (_, Some(rule), _) => Evaluation::holds(format!(
-            "connections of one source share the ports that {} gives it",
-            describe(context, rule)
-        )),
+        (_, Some(rule), _) => Evaluation::holds(share_ports(context, rule)),
         (_, None, [rule, ..]) => match &rule.happens {
             Happens::May(why) => Evaluation::unknown(why),
             _ => shared,
@@ -134,8 +154,8 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
             }
         }
     }
-    if let Some((rule, rover)) = by_rover(context, &found) {
-        return one_after_the_other(context, rule, rover);
+    if let Some(outcome) = by_rover(context, &found, |rule| gives_in_order(context, rule)) {
+        return outcome;
     }
     if let Some(why) = gave_up {
         return Evaluation::unknown(why);
@@ -152,21 +172,6 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
             };
             Evaluation::fails(format!("{} chooses random ports{}{rest}", describe(context, rule), few_ports(rule)))
         }
-    }
-}
-
-/// Ports of a range that a rule gives to connections of one source.
-fn one_after_the_other(context: &Context<'_>, rule: &ReachedSourceNat, rover: DefectState) -> Evaluation {
-    let place = describe(context, rule);
-    match (&rule.happens, rover) {
-        (Happens::May(why), _) => Evaluation::unknown(why),
-        (_, DefectState::Present) => Evaluation::holds(format!(
-            "{place} gives ports one after the other on this kernel, so that two connections can get the same one at once{}",
-            few_ports(rule)
-        )),
-        _ => Evaluation::unknown(format!(
-            "{place} gives ports of a range; whether this kernel does so one after the other is not known"
-        )),
     }
 }
 
