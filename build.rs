@@ -41,6 +41,10 @@ fn main() -> io::Result<()> {
 fn packs_relocations() -> bool {
     let is = |name, value: &str| env::var(name).is_ok_and(|found| found.split(',').any(|found| found == value));
     let native = env::var_os("HOST") == env::var_os("TARGET");
+    let is_static = is("CARGO_CFG_TARGET_ENV", "gnu") && is("CARGO_CFG_TARGET_FEATURE", "crt-static");
+    if !(native && is_static && is("CARGO_CFG_TARGET_ARCH", "x86_64")) {
+        return false;
+    }
     let version = std::process::Command::new("getconf")
         .arg("GNU_LIBC_VERSION")
         .output()
@@ -48,11 +52,7 @@ fn packs_relocations() -> bool {
         .unwrap_or_default();
     let version = String::from_utf8_lossy(&version);
     let minor = version.trim().strip_prefix("glibc 2.").and_then(|minor| minor.parse::<u32>().ok());
-    native
-        && is("CARGO_CFG_TARGET_ARCH", "x86_64")
-        && is("CARGO_CFG_TARGET_ENV", "gnu")
-        && is("CARGO_CFG_TARGET_FEATURE", "crt-static")
-        && minor.is_some_and(|minor| minor >= 36)
+    minor.is_some_and(|minor| minor >= 36)
 }
 
 /// A slice of `(name, Markdown, HTML)`, sorted by name.
