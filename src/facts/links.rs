@@ -241,6 +241,9 @@ names! {
     }
 }
 
+/// [`Link::hardware_type`] of a loopback device.
+pub(crate) const ARPHRD_LOOPBACK: u16 = 772;
+
 /// Kinds whose lower device is the one in `IFLA_LINK`.
 const ON_TOP: &[&str] = &["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap"];
 /// Other kinds whose packets go on to their ports or nowhere. WireGuard belongs here, because it completes checksums

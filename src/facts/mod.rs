@@ -28,8 +28,8 @@ pub(crate) use flows::{
 };
 pub(crate) use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub(crate) use links::{
-    Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, Route, Toggle, Tunnel, TunnelKind,
-    UdpChecksum, upper_devices, with_lower_devices,
+    ARPHRD_LOOPBACK, Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, Route, Toggle,
+    Tunnel, TunnelKind, UdpChecksum, upper_devices, with_lower_devices,
 };
 pub(crate) use name::Name;
 pub(crate) use neighbours::{NeighbourTable, Neighbours, OwnNeighbours};
@@ -37,7 +37,7 @@ pub(crate) use outer_header::OuterHeader;
 pub(crate) use question::{Question, quoted};
 pub(crate) use reading::Unanswered;
 pub use reading::{Failure, Reading, SystemCall};
-pub(crate) use routing::{ForwardedPath, PolicyRule};
+pub(crate) use routing::{ForwardedPath, PolicyRule, routes_by_sender};
 pub(crate) use shared::Shared;
 
 /// Declares a closed set of names once: the enum, the list of its members, and the public name that each is printed as

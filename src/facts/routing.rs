@@ -37,15 +37,34 @@ impl PolicyRule {
     }
 }
 
+/// Whether some policy rule of a family goes by where packets come from.
+pub(crate) fn routes_by_sender(rules: &[PolicyRule], family: Family) -> bool {
+    rules.iter().any(|rule| rule.family == family && !rule.is_for_all_senders())
+}
+
 /// The way of packets without a mark that are forwarded, as policy rules have it that go by where packets come from.
+///
+/// `D` is a device: its index, or as walks have it, its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForwardedPath {
-    /// Index of the link that they come in by.
-    pub input: u32,
+pub struct ForwardedPath<D = u32> {
+    /// The device that they come in by.
+    pub input: D,
     /// Their sources, both ends included.
     pub sources: (u128, u128),
     /// Their destination.
     pub target: IpAddr,
-    /// Index of the link that they leave by. `None`: they are not forwarded.
-    pub device: Option<u32>,
+    /// The device that they leave by. `None`: they are not forwarded.
+    pub output: Option<D>,
+}
+
+impl ForwardedPath {
+    /// The same, by the names of its devices. `None`: one has no name.
+    pub fn by_names<N>(&self, name: impl Fn(u32) -> Option<N>) -> Option<ForwardedPath<N>> {
+        let Self { input, sources, target, output } = self;
+        let output = match output {
+            Some(output) => Some(name(*output)?),
+            None => None,
+        };
+        Some(ForwardedPath { input: name(*input)?, sources: *sources, target: *target, output })
+    }
 }

@@ -108,7 +108,7 @@ pub(crate) fn read(node: &mut Node<'_>) -> Conntrack {
 /// Whether entries count packets and bytes.
 pub(crate) fn counts_entries(node: &mut Node<'_>) -> Reading<bool> {
     let request = Request::file(Source::Datapath, Root::Procfs, "sys/net/netfilter/nf_conntrack_acct");
-    let read = node.try_number(&request).map(|number| number != 0);
+    let read = node.try_switch(&request);
     node.note(&request, read)
 }
 

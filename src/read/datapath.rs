@@ -232,7 +232,7 @@ pub(crate) fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
     ["iptables", "ip6tables"].map(|rules| {
         let name = format!("sys/net/bridge/bridge-nf-call-{rules}");
         let request = Request::file(Source::Datapath, Root::Procfs, &name);
-        let read = node.try_number(&request).map(|number| number != 0);
+        let read = node.try_switch(&request);
         node.note(&request, read)
     })
 }

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::facts::netfilter::Family;
 use crate::facts::{
-    Failure, FdbEntry, Link, OuterHeader, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum, may_forward,
-    upper_devices, with_lower_devices,
+    ARPHRD_LOOPBACK, Failure, FdbEntry, Link, OuterHeader, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum,
+    may_forward, upper_devices, with_lower_devices,
 };
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
@@ -31,7 +31,6 @@ const IFINFOMSG: usize = 16;
 /// Length of `struct ndmsg`.
 pub(super) const NDMSG: usize = 12;
 const IFF_UP: u32 = 1;
-const ARPHRD_LOOPBACK: u16 = 772;
 const PF_BRIDGE: u8 = 7;
 /// `RTEXT_FILTER_SKIP_STATS`: per-link statistics are not used.
 const SKIP_STATS: u32 = 1 << 3;
@@ -76,7 +75,7 @@ fn local_ports() -> Request {
 /// Whether sockets have the marks of who connects to them.
 pub(crate) fn accepts_marks(node: &mut Node<'_>) -> Reading<bool> {
     let request = Request::file(Source::Routing, Root::Procfs, "sys/net/ipv4/tcp_fwmark_accept");
-    let read = node.try_number(&request).map(|number| number != 0);
+    let read = node.try_switch(&request);
     // A capture from before it was asked for is as whole as it was: none is assumed.
     match read.failure().is_some_and(Failure::is_not_captured) {
         true => Reading::Ok(false),

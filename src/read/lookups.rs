@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::facts::Name;
 use crate::facts::netfilter::{
-    Chosen, End, Family, Field, Match, Nat, NatAction, Ruleset, SetId, Step, Verdict, address_key, with_map_data,
+    Chosen, End, Family, Field, Match, Nat, NatAction, Ruleset, SetId, Step, Verdict, address_key, key_address,
+    with_map_data,
 };
 
 /// Sets of one rule set that are read. With more the source is a failed one.
@@ -147,7 +148,7 @@ fn add_addresses(known: &mut Vec<IpAddr>, action: NatAction, addresses: Chosen<I
     let before = known.len();
     if to.saturating_sub(from) < most {
         for key in from..=to {
-            let address = if first.is_ipv6() { IpAddr::V6(key.into()) } else { IpAddr::V4((key as u32).into()) };
+            let address = key_address(Family::of(&first), key);
             if !known.contains(&address) {
                 known.push(address);
             }

@@ -214,6 +214,11 @@ impl<'a> Node<'a> {
         })
     }
 
+    /// A file with a number that says yes or no, as most switches of sysctl are; 0 is no.
+    pub(crate) fn try_switch(&mut self, request: &Request) -> Reading<bool> {
+        self.try_number(request).map(|number| number != 0)
+    }
+
     /// Decodes each message of a dump.
     pub(crate) fn dump<T>(
         &mut self,

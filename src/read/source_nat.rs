@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::facts::Reading;
 use crate::facts::netfilter::{
     Backend, Chosen, Comparison, Counter, Field, MarkTest, Match, Ruleset, SourceNatKind, SourceNatRule,
-    SourceNatTotal, SourceTranslation, Step, owner,
+    SourceNatTotal, SourceTranslation, Step, in_all_backends, owner,
 };
 
 /// Source-NAT rules of all backends, in hook order. An absent backend has none; one that could not be read makes the
@@ -18,21 +18,9 @@ pub(crate) fn all(
     legacy: &[Reading<Arc<Ruleset>>; 2],
 ) -> Reading<Vec<SourceNatRule>> {
     let [ipv4, ipv6] = legacy;
-    let mut all = Vec::new();
-    for (reading, is_legacy) in [(nftables, false), (ipv4, true), (ipv6, true)] {
-        let listed = reading.as_ref().and_then(|ruleset| {
-            let rules = ruleset.source_translations();
-            rules.map(|rules| {
-                rules.into_iter().map(|rule| source_nat_rule(ruleset, is_legacy, rule)).collect::<Vec<_>>()
-            })
-        });
-        match listed {
-            Reading::Ok(rules) => all.extend(rules),
-            Reading::Absent(_) => {} // a fact: no rules
-            other => return other,
-        }
-    }
-    Reading::Ok(all)
+    in_all_backends([nftables, ipv4, ipv6], |ruleset, is_legacy, found| {
+        vec![source_nat_rule(ruleset, is_legacy, found)]
+    })
 }
 
 fn source_nat_rule(ruleset: &Ruleset, is_legacy: bool, (id, rule, nat): SourceTranslation<'_>) -> SourceNatRule {

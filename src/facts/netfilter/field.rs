@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::Family;
+
 /// A property of a packet that a match reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
@@ -179,6 +181,14 @@ pub fn address_key(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_bits().into(),
         IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The address of such a key.
+pub fn key_address(family: Family, key: u128) -> IpAddr {
+    match family {
+        Family::Ipv6 => IpAddr::V6(key.into()),
+        _ => IpAddr::V4((key as u32).into()),
     }
 }
 

@@ -23,14 +23,15 @@ use foldhash::{HashSet, HashSetExt as _};
 
 use super::{Failure, Name, Reading, Shared, names};
 pub use field::{
-    Counted, DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key, prefix_range,
+    Counted, DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, key_address, name_key, prefix_range,
 };
 pub use header::HeaderBytes;
 pub use map::{MapLookup, mark_in};
 pub use nat::{Chosen, Nat, NatAction, NatMap, PortRandomization, given_addresses, resolve_map, with_map_data};
-pub use rule::{Comparison, Counter, End, FieldTest, MarkWrite, Match, Rule, Step, Verdict};
+pub use rule::{Comparison, Counter, ElementKey, End, FieldTest, MarkWrite, Match, Rule, Step, Verdict};
 pub use source_nat::{
     Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal, SourceTranslation, all_source_translations,
+    in_all_backends,
 };
 
 names! {

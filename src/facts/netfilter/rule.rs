@@ -63,10 +63,8 @@ pub enum Step {
         set: SetId,
         /// Whether it adds; else deletes.
         adds: bool,
-        /// The fields that are the element; of an ipset none. Empty: not known.
-        fields: Vec<Field>,
-        /// Which ends of the packet the dimensions of an ipset's element are.
-        ends: Vec<End>,
+        /// What of the packet is the element.
+        key: ElementKey,
     },
     /// Makes the packet untracked, hence never translated.
     Notrack,
@@ -84,6 +82,15 @@ pub enum Step {
         /// Whether it may also translate addresses.
         may_translate: bool,
     },
+}
+
+/// What of a packet is the element of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ElementKey {
+    /// Fields, of a set of nf_tables. Empty: not known.
+    Fields(Vec<Field>),
+    /// Which ends of the packet the dimensions of an ipset's element are. Empty: not known.
+    Ends(Vec<End>),
 }
 
 impl Step {

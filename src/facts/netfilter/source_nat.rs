@@ -216,23 +216,32 @@ impl Ruleset {
     }
 }
 
-/// How the rules of all backends translate source addresses: of one with a map, each of the map's data, or the rule as it stands
-/// where these are not known. A backend that is absent has no rules; one that could not be read leaves no list.
-pub fn all_source_translations(rulesets: [&Reading<Arc<Ruleset>>; 3]) -> Reading<Vec<Nat>> {
+/// The source translations of all backends (nf_tables, legacy IPv4, legacy IPv6), as `list` makes them of one: its second argument
+/// tells whether the rule is a legacy one. An absent backend has none; one that could not be read leaves no list.
+pub fn in_all_backends<T>(
+    rulesets: [&Reading<Arc<Ruleset>>; 3],
+    list: impl Fn(&Ruleset, bool, SourceTranslation<'_>) -> Vec<T>,
+) -> Reading<Vec<T>> {
     let mut all = Vec::new();
-    for reading in rulesets {
+    for (reading, is_legacy) in rulesets.into_iter().zip([false, true, true]) {
         let found = reading.as_ref().and_then(|ruleset| {
-            let each =
-                |(.., nat): SourceTranslation<'_>| resolve_map(nat, &ruleset.sets).unwrap_or_else(|| vec![nat.clone()]);
-            ruleset.source_translations().map(|found| found.into_iter().flat_map(each).collect::<Vec<_>>())
+            let found = ruleset.source_translations();
+            found.map(|found| found.into_iter().flat_map(|each| list(ruleset, is_legacy, each)).collect::<Vec<_>>())
         });
         match found {
             Reading::Ok(found) => all.extend(found),
-            Reading::Absent(_) => {}
+            Reading::Absent(_) => {} // a fact: no rules
             other => return other,
         }
     }
     Reading::Ok(all)
+}
+
+/// How they translate: of one with a map, each of the map's data, or the rule as it is where these are not known.
+pub fn all_source_translations(rulesets: [&Reading<Arc<Ruleset>>; 3]) -> Reading<Vec<Nat>> {
+    in_all_backends(rulesets, |ruleset, _, (.., nat)| {
+        resolve_map(nat, &ruleset.sets).unwrap_or_else(|| vec![nat.clone()])
+    })
 }
 
 /// An expression or target that may translate the source address for all we know.

@@ -6,8 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::ARPHRD_LOOPBACK;
-use crate::facts::{Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
+use crate::facts::{ARPHRD_LOOPBACK, Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
 use crate::read::known::links::TunnelSockets;
 
 /// Geneve's port; the other ports are VXLAN's.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::facts::netfilter::{Field, MapLookup, MarkWrite, NatMap, SetId, Step};
+use crate::facts::netfilter::{ElementKey, Field, MapLookup, MarkWrite, NatMap, SetId, Step};
 use crate::netfilter::nftables::expr::{Dynset, Expr};
 use crate::netfilter::nftables::uapi::NFT_DYNSET_OP_DELETE;
 
@@ -68,7 +68,7 @@ pub(crate) fn in_order((_, number): &(MarkWrite, Option<Field>), network_order: 
 /// What a rule adds to a set, or takes out of it.
 pub(crate) fn update(set: SetId, dynset: &Dynset<'_>, fields: Vec<Field>) -> Step {
     let adds = dynset.op.unwrap_or(0) != NFT_DYNSET_OP_DELETE;
-    Step::UpdateSet { set, adds, fields, ends: Vec::new() }
+    Step::UpdateSet { set, adds, key: ElementKey::Fields(fields) }
 }
 
 /// The hashed fields as nft writes them; `None`: not all are known.

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{look_up_or_nowhere, path_to, put_address};
+use super::{RTN_UNICAST, look_up_or_nowhere, path_to, put_address};
 use crate::capture::{NetlinkFamily, Request};
-use crate::facts::netfilter::{Family, address_key, prefix_range};
-use crate::facts::{Address, Failure, ForwardedPath, Link, PolicyRule, Reading, Source};
+use crate::facts::netfilter::{Family, address_key, key_address, prefix_range};
+use crate::facts::{ARPHRD_LOOPBACK, Address, Failure, ForwardedPath, Link, Reading, Source, routes_by_sender};
 use crate::netfilter::netlink::{self, rtnl::*};
 use crate::read::Node;
 use crate::read::known::links::{Sent, Standing};
@@ -27,8 +27,6 @@ const NOWHERE: &[i32] = &[13, 100, 101, 113];
 const REFUSED_SOURCE: [i32; 2] = [22, 18];
 /// `RT_SCOPE_LINK`
 const LINK: u8 = 253;
-const RTN_UNICAST: u8 = 1;
-const ARPHRD_LOOPBACK: u16 = 772;
 
 /// Looks up the way from hosts beyond each device to each of these addresses. Nothing where no policy rule tells packets apart
 /// by where they come from. It stands while nothing is notified of, as links and routes do.
@@ -38,10 +36,10 @@ pub(crate) fn paths(node: &mut Node<'_>, standing: &Standing, targets: &[IpAddr]
     let Reading::Ok(addresses) = &standing.addresses else { return standing.addresses.as_ref().map(|_| Vec::new()) };
     let mut all = Vec::new();
     for family in Family::IP {
-        let own = rules.iter().filter(|rule| rule.family == family);
-        if own.clone().all(PolicyRule::is_for_all_senders) {
+        if !routes_by_sender(rules, family) {
             continue;
         }
+        let own = rules.iter().filter(|rule| rule.family == family);
         let cuts: Vec<(u128, u128)> =
             own.filter_map(|rule| rule.source).map(|(prefix, length)| prefix_range(prefix, length)).collect();
         let targets: Vec<IpAddr> = targets.iter().copied().filter(|target| Family::of(target) == family).collect();
@@ -88,8 +86,8 @@ fn look_up(node: &mut Node<'_>, all: &[Sent]) -> Reading<Vec<ForwardedPath>> {
         match node.note(&request, route) {
             Reading::Ok(route) => {
                 let route = route.filter(|route| route.kind == RTN_UNICAST);
-                let device = route.and_then(|route| route.devices.first().copied());
-                found.push(ForwardedPath { input: *input, sources: *sources, target: *target, device });
+                let output = route.and_then(|route| route.devices.first().copied());
+                found.push(ForwardedPath { input: *input, sources: *sources, target: *target, output });
             }
             other => return other.map(|_| Vec::new()),
         }
@@ -129,7 +127,7 @@ fn senders(
             let is_end = |host: &u128| networks.iter().any(|(from, to)| from < to && (from == host || to == host));
             hosts.chain(elsewhere).find(|host| !own.contains(host) && !is_end(host) && is_unicast(family, *host))
         };
-        let each = classes.iter().filter_map(|class| Some((link.index, *class, ip(family, source(*class)?))));
+        let each = classes.iter().filter_map(|class| Some((link.index, *class, key_address(family, source(*class)?))));
         each.collect::<Vec<_>>()
     })
 }
@@ -138,12 +136,5 @@ fn is_unicast(family: Family, key: u128) -> bool {
     match family {
         Family::Ipv6 => key > 1 && key >> 120 != 0xff && key >> 118 != 0x3fa,
         _ => !matches!(key >> 24, 0 | 127 | 224..),
-    }
-}
-
-fn ip(family: Family, key: u128) -> IpAddr {
-    match family {
-        Family::Ipv6 => IpAddr::V6(key.into()),
-        _ => IpAddr::V4((key as u32).into()),
     }
 }

@@ -24,9 +24,8 @@ fn of_family(family: &FamilyTables) -> Reading<Vec<Route>> {
     let mut all: Vec<Route> = Vec::new();
     // The first rule's table takes precedence, so it comes last.
     for rule in rules.into_iter().rev() {
-        let is_plain =
-            rule.fwmark.is_none() && rule.source.is_none() && rule.destination.is_none() && rule.input.is_none();
-        if !is_plain || rule.inverted || !rule.other.is_empty() || rule.action != TO_TABLE || rule.table == 0 {
+        let is_plain = rule.is_for_all_senders() && rule.fwmark.is_none() && rule.destination.is_none();
+        if !is_plain || rule.inverted || rule.action != TO_TABLE || rule.table == 0 {
             return Reading::Failed(Failure::unsupported("a policy rule decides by more than the mark"));
         }
         let mut table: Vec<&Route> = family.routes.iter().filter(|route| route.table == rule.table).collect();

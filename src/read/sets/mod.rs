@@ -4,9 +4,9 @@
 //! Request names have sequence numbers, never values: a replay of a redacted capture looks up mapped addresses and must
 //! use the same names. So everything here keeps the order of first appearance.
 //!
-//! Small is 1 MiB, whatever else there is: a verdict must not depend on whether a tunnel happens to be there. They are read
-//! once a generation; at each reading those whose elements time out or that rules fill, and ipsets. A set that rules fill is
-//! never known by what is in it now.
+//! Small is 1 MiB of an ipset and 64 KiB of a set of nf_tables, whatever else there is: a verdict must not depend on whether a
+//! tunnel happens to be there. They are read once a generation; at each reading those whose elements time out or that rules fill,
+//! and ipsets. A set that rules fill is never known by what is in it now.
 
 mod ipset;
 pub(super) mod kind;

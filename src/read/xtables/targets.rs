@@ -4,7 +4,7 @@ use super::conntrack::has_connection;
 use super::{Extension, test};
 use crate::facts::Failure;
 use crate::facts::netfilter::{
-    Chosen, End, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict,
+    Chosen, ElementKey, End, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict,
 };
 use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNatRange2};
 use crate::netfilter::xtables::{Target as Xt, XtFamily};
@@ -150,7 +150,7 @@ fn set((add, dimensions, flags): (u16, u8, u8), del: u16) -> Vec<Step> {
     let ends: Vec<End> = (1..=dimensions.min(7)).map(end).collect();
     let updates =
         [(true, add, ends), (false, del, Vec::new())].into_iter().filter(|(_, index, _)| *index != INVALID_ID);
-    let update = |(adds, index, ends)| Step::UpdateSet { set: SetId::Ipset(index), adds, fields: Vec::new(), ends };
+    let update = |(adds, index, ends)| Step::UpdateSet { set: SetId::Ipset(index), adds, key: ElementKey::Ends(ends) };
     updates.map(update).collect()
 }
 

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 
 use super::runs::{RunOfRules, is_of_fields};
-use super::sets::UpdateKey;
 use super::verdict_map::VerdictMap;
 use super::{Ends, Hits, PacketKind, StepPlace, Walk};
 use crate::facts::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
@@ -169,10 +168,7 @@ impl Walk<'_> {
                 self.flagged(packets, self.layout.own_timeout)
             }
             Step::Rewrite { field, value } => self.rewritten(place, field, *value, packets, ends),
-            Step::UpdateSet { set, adds, fields, ends } => {
-                let by = if ends.is_empty() { UpdateKey::Fields(fields) } else { UpdateKey::Ends(ends) };
-                self.update_set(place, set, *adds, &by, packets)
-            }
+            Step::UpdateSet { set, adds, key } => self.update_set(place, set, *adds, key, packets),
             Step::NoEffect(_) => packets,
             Step::Unsupported { what, .. } => {
                 let found = self.anything(&Hit::Rule(place.at.clone(), place.number), what, packets);

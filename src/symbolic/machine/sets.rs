@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{PacketKind, StepPlace, Walk};
-use crate::facts::netfilter::{Comparison, Element, End, Field, FieldTest, SetId, TypeScope};
+use crate::facts::netfilter::{Comparison, Element, ElementKey, End, Field, FieldTest, SetId, TypeScope};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::network::RuleAt;
@@ -23,12 +23,6 @@ impl Filled {
     pub(super) fn new(space: &Space<'_>) -> Self {
         Self { put: space.block(1).0[0], key: None }
     }
-}
-
-/// What a rule puts into a set, or takes out.
-pub(super) enum UpdateKey<'r> {
-    Fields(&'r [Field]),
-    Ends(&'r [End]),
 }
 
 impl Walk<'_> {
@@ -83,7 +77,7 @@ impl Walk<'_> {
         place: &StepPlace<'_>,
         id: &SetId,
         adds: bool,
-        key: &UpdateKey<'_>,
+        key: &ElementKey,
         packets: PacketSet,
     ) -> PacketSet {
         let key = self.update_key(place, id, key);
@@ -101,12 +95,12 @@ impl Walk<'_> {
     }
 
     /// `None`: it is not known which element that is, or whether the set can have it.
-    fn update_key(&self, place: &StepPlace<'_>, id: &SetId, key: &UpdateKey<'_>) -> Option<Vec<Vec<Field>>> {
+    fn update_key(&self, place: &StepPlace<'_>, id: &SetId, key: &ElementKey) -> Option<Vec<Vec<Field>>> {
         match key {
-            UpdateKey::Fields(fields) => {
+            ElementKey::Fields(fields) => {
                 (!fields.is_empty()).then(|| fields.iter().map(|field| vec![field.clone()]).collect())
             }
-            UpdateKey::Ends(ends) => {
+            ElementKey::Ends(ends) => {
                 let set = self.network.rules[place.at.set].ruleset.sets.get(id)?;
                 let is_of_family = set.family.is_none_or(|family| family == self.packets.family);
                 if !set.kind.starts_with("hash:") || !is_of_family {

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use super::Network;
 use crate::facts::netfilter::{DeviceProperty, Family, address_key, name_key, prefix_range};
-use crate::facts::{Address, Facts, ForwardedPath, KernelVersion, Link, Question, Reading, Route};
+use crate::facts::{
+    ARPHRD_LOOPBACK, Address, Facts, ForwardedPath, KernelVersion, Link, Question, Reading, Route, routes_by_sender,
+};
 use crate::symbolic::values::Numbers;
 
 /// `RTN_UNICAST`
@@ -18,8 +20,6 @@ const BROADCAST: u128 = 3;
 const ANYCAST: u128 = 4;
 /// `RTN_MULTICAST`
 const MULTICAST: u128 = 5;
-/// `ARPHRD_LOOPBACK`
-pub(crate) const ARPHRD_LOOPBACK: u16 = 772;
 /// `RT_SCOPE_UNIVERSE`
 const UNIVERSE: u8 = 0;
 /// `RT_SCOPE_LINK`
@@ -46,7 +46,7 @@ pub struct HostFacts {
     /// Name of the device towards each DNAT address; `None`: there is none. `Err`: not read.
     pub targets: Result<BTreeMap<IpAddr, Option<u128>>, Question>,
     /// The ways there of packets that are forwarded, where policy rules go by where these come from. `Err`: not read.
-    pub forwarded_paths: Result<Vec<NamedPath>, Question>,
+    pub forwarded_paths: Result<Vec<ForwardedPath<u128>>, Question>,
     /// Policy rules of IPv4, and of IPv6, go by where packets come from.
     pub routes_by_sender: [bool; 2],
     /// Sockets have the marks of who connects to them (`tcp_fwmark_accept`). `Err`: that was not read.
@@ -55,19 +55,6 @@ pub struct HostFacts {
     pub counts_entries: Result<bool, Question>,
     /// The date of the reading; see [`Facts::date`]. `Err`: it is not known.
     pub date: Result<u64, Question>,
-}
-
-/// A [`ForwardedPath`] by the names of its devices.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedPath {
-    /// The device that packets come in by.
-    pub input: u128,
-    /// Their sources, both ends included.
-    pub sources: (u128, u128),
-    /// Their destination.
-    pub target: IpAddr,
-    /// The device that they leave by. `None`: they are not forwarded.
-    pub output: Option<u128>,
 }
 
 impl HostFacts {
@@ -95,7 +82,8 @@ impl HostFacts {
                     &["ip", "route", "show", "table", "all"],
                 )),
             },
-            routes_by_sender: Family::IP.map(|family| routes_by_sender(facts, family)),
+            routes_by_sender: Family::IP
+                .map(|family| facts.rules.ok().is_some_and(|rules| routes_by_sender(rules, family))),
             forwarded_paths: forwarded_paths(facts, name),
             addresses: match &facts.addresses {
                 Reading::Ok(addresses) => Ok(addresses.clone()),
@@ -156,26 +144,13 @@ impl HostFacts {
 }
 
 /// The ways of packets that are forwarded, by names.
-fn forwarded_paths(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<NamedPath>, Question> {
+fn forwarded_paths(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<ForwardedPath<u128>>, Question> {
     let Reading::Ok(paths) = &facts.forwarded_paths else {
         let what = "which way translated packets go by where they come from was not read";
         return Err(open(&facts.forwarded_paths, what, &["ip", "rule", "show"]));
     };
-    let named = |path: &ForwardedPath| {
-        let output = match path.device {
-            Some(device) => Some(name(device)?),
-            None => None,
-        };
-        Some(NamedPath { input: name(path.input)?, sources: path.sources, target: path.target, output })
-    };
-    let all = paths.iter().map(named).collect::<Option<Vec<_>>>();
+    let all = paths.iter().map(|path| path.by_names(&name)).collect::<Option<Vec<_>>>();
     all.ok_or_else(|| Question::from("a route leads by a device that is not among the links").shown_by(["ip", "link"]))
-}
-
-/// Whether some policy rule of a family goes by where packets come from.
-fn routes_by_sender(facts: &Facts, family: Family) -> bool {
-    let mut own = facts.rules.ok().into_iter().flatten().filter(|rule| rule.family == family);
-    own.any(|rule| !rule.is_for_all_senders())
 }
 
 /// Whether something is so. What is absent is not.

@@ -1,8 +1,9 @@
 //! Input and output devices of packets.
 
+use crate::facts::ARPHRD_LOOPBACK;
 use crate::facts::netfilter::{DeviceProperty, Family, Field, name_key};
 use crate::symbolic::machine::Walk;
-use crate::symbolic::network::host::{ARPHRD_LOOPBACK, Connected};
+use crate::symbolic::network::host::Connected;
 use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{EVERYTHING, PacketSet};
 use crate::symbolic::values::Numbers;

@@ -3,8 +3,9 @@
 
 use super::language::{effort, host, rules};
 use super::unread::word;
+use crate::facts::ForwardedPath;
 use crate::facts::netfilter::{address_key, name_key};
-use crate::symbolic::network::host::{Device, HostFacts, LOCAL, NamedPath, OwnAddresses};
+use crate::symbolic::network::host::{Device, HostFacts, LOCAL, OwnAddresses};
 use crate::symbolic::values::Numbers;
 use crate::symbolic::{Bypass, bypass};
 
@@ -145,9 +146,9 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
     let nowhere = |names: &[&str], sources: (u128, u128)| {
         let path = |name: &&str| {
             let (input, target) = (name_key(name).unwrap(), "10.244.0.5".parse().unwrap());
-            NamedPath { input, sources, target, output: None }
+            ForwardedPath { input, sources, target, output: None }
         };
-        let paths: Vec<NamedPath> = names.iter().map(path).collect();
+        let paths: Vec<ForwardedPath<u128>> = names.iter().map(path).collect();
         with(&|host| host.forwarded_paths = Ok(paths.clone()))
     };
     let all = (0, u32::MAX.into());

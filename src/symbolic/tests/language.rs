@@ -15,9 +15,9 @@ use std::sync::atomic::AtomicBool;
 
 use crate::facts::Reading;
 use crate::facts::netfilter::{
-    Base, BridgePort, Chain, ChainId, ChainKind, Chosen, Comparison, Family, Field, FieldTest, Hook, MapLookup,
-    MarkWrite, Match, Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, TypeScope, Verdict,
-    address_key, name_key,
+    Base, BridgePort, Chain, ChainId, ChainKind, Chosen, Comparison, ElementKey, Family, Field, FieldTest, Hook,
+    MapLookup, MarkWrite, Match, Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, TypeScope,
+    Verdict, address_key, name_key,
 };
 use crate::symbolic::network::BackendRules;
 use crate::symbolic::network::host::HostFacts;
@@ -333,7 +333,7 @@ fn read_action(text: &str) -> Step {
         "to-socket" => Step::ToSocket,
         "add" | "delete" => {
             let by = words.get(2).map_or_else(Vec::new, |by| fields(by));
-            Step::UpdateSet { set: set(words[1]), adds: words[0] == "add", fields: by, ends: vec![] }
+            Step::UpdateSet { set: set(words[1]), adds: words[0] == "add", key: ElementKey::Fields(by) }
         }
         "masquerade" => nat(NatAction::Masquerade),
         "snat" => nat(NatAction::Snat),

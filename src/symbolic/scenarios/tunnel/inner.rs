@@ -24,6 +24,7 @@ use crate::symbolic::happens::Happens;
 use crate::symbolic::machine::Flow;
 use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
+use crate::symbolic::scenarios::connection::TCP;
 use crate::symbolic::scenarios::devices::loopback;
 use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_tunnel_or_not, somewhere};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
@@ -39,8 +40,6 @@ pub(super) const UNMARKED: &[(u128, u128)] = &[(0, 0)];
 /// its own, and packets of nested tunnels are completed earlier (`netif_skb_features`: no tunnel sets
 /// `hw_enc_features`).
 const OFFLOADED: &[(u128, u128)] = &[(6, 6), (17, 17)];
-/// TCP
-const TCP: &[(u128, u128)] = &[(6, 6)];
 
 impl TunnelWalk<'_, '_> {
     /// All marks with which packets may leave the tunnel device.
@@ -106,7 +105,7 @@ impl TunnelWalk<'_, '_> {
         saved = self.save(saved, arriving);
         self.accepted = NOTHING;
         if !forwarded && self.walk.network.host.accepts_marks != Ok(false) {
-            let connecting = self.walk.all_with(arriving, &[(Field::L4Proto, TCP)]);
+            let connecting = self.walk.all_with(arriving, &[(Field::L4Proto, &[TCP])]);
             let fields = self.walk.layout.variables(false);
             self.accepted = self.walk.without(connecting, fields);
         }
@@ -316,7 +315,7 @@ impl TunnelWalk<'_, '_> {
         let unmarked = self.walk.all_with(packets, &[(Field::Mark, UNMARKED)]);
         let take = self.walk.assume("tcp_fwmark_accept", &network.host.accepts_marks);
         let marked = self.walk.space.and(packets, self.walk.space.and(self.accepted, take));
-        let marked = self.walk.all_with(marked, &[(Field::L4Proto, TCP)]);
+        let marked = self.walk.all_with(marked, &[(Field::L4Proto, &[TCP])]);
         self.walk.space.or(unmarked, marked)
     }
 
